@@ -1,0 +1,3 @@
+//! Content-addressed bytes over the [`Store`](store::Store) port.
+
+pub mod store;

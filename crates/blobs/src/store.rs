@@ -1,0 +1,63 @@
+//! The port to where bytes lie: a disk or an S3 bucket, implemented in `larder-native`. It knows keys and bytes,
+//! nothing of digests, rows or leases: that is [`Blobs`](crate::Blobs).
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use larder_core::{Result, Time};
+
+/// Bytes as they stream by. Chunks are at most a few hundred KiB.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// One object as the store lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is: what [`Upload::commit`] returned.
+    pub location: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Time,
+}
+
+/// Keeps bytes under locations.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Begins to write an object whose name is not known yet. Nothing is visible before [`Upload::commit`].
+    async fn begin(&self) -> Result<Box<dyn Upload>>;
+
+    /// Reads part of an object. `Kind::NotFound` if it is not there; an error within the stream if it ends early.
+    async fn get(&self, location: &str, range: Range<u64>) -> Result<ByteStream>;
+
+    /// How large the object is; `None` if it is not there.
+    async fn size(&self, location: &str) -> Result<Option<u64>>;
+
+    /// Takes the object away; fine if it is not there.
+    async fn delete(&self, location: &str) -> Result<()>;
+
+    /// Lists objects in the order of their locations, those after `after`, `limit` at most.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
+
+    /// Lists uploads that were begun before `before` and never committed, `limit` at most; their locations can be deleted.
+    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>>;
+
+    /// Proves that a small object can be written, read back and deleted.
+    async fn check(&self) -> Result<()>;
+}
+
+/// An object that is being written.
+#[async_trait]
+pub trait Upload: Send {
+    /// Appends bytes.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Makes it durable and visible (on a disk: fdatasync, rename, fsync of the directory) and tells where it is:
+    /// at `key` when the store can still choose, elsewhere when it cannot rename (a large object in S3).
+    /// Writing the same key twice is fine: equal keys hold equal bytes.
+    async fn commit(self: Box<Self>, key: &str) -> Result<String>;
+
+    /// Takes back what was written.
+    async fn abort(self: Box<Self>);
+}

@@ -1,0 +1,73 @@
+//! What the rest of the house knows of a format. One room implements it; nobody else names a format.
+
+use std::cmp::Ordering;
+
+use crate::{
+    error::Result,
+    tree::{Packer, Snapshot},
+};
+
+/// A protocol with its clients, and how its packages look inside a Git repository.
+pub trait Format: Send + Sync {
+    /// Its id in grants, tables and commands: lower-case letters and digits.
+    fn id(&self) -> &'static str;
+
+    /// Its name for people.
+    fn title(&self) -> &'static str;
+
+    /// The names of the files that mark a folder as a package of this format; the first one must be there.
+    fn manifests(&self) -> &'static [&'static str];
+
+    /// The largest manifest that is read, in bytes. A larger one makes its ref a skipped one.
+    fn manifest_limit(&self) -> u64 {
+        1024 * 1024
+    }
+
+    /// Makes a release out of one ref. `Err` says, for people, why this ref is not one; it never fails the other refs.
+    fn take_in(&self, snapshot: &Snapshot<'_>) -> std::result::Result<Release, Skipped>;
+
+    /// The name of the artifact that is built from a release's tree.
+    fn artifact(&self) -> &'static str;
+
+    /// A fresh packer for that artifact.
+    fn packer(&self, release: &Release) -> Result<Box<dyn Packer>>;
+
+    /// Orders two of this format's versions by precedence, lowest first.
+    fn compare(&self, a: &str, b: &str) -> Ordering;
+
+    /// Checks and normalises a package name as clients may write it.
+    fn package_name(&self, name: &str) -> Result<String>;
+
+    /// What a person pastes into a terminal to use the package `name` from the registry at `public_url`.
+    fn install_snippet(&self, public_url: &str, name: &str) -> String;
+}
+
+/// A version of a package, as a format found it in a tree or an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The package's name.
+    pub package: String,
+    /// The version in its normal form: two texts of the same version are the same here.
+    pub version: String,
+    /// The version as its author wrote it.
+    pub display: String,
+    /// Whether it is a stable release; stable releases are built eagerly and frozen by default.
+    pub stable: bool,
+    /// The movable name that now stands for this version; `None` for a release that is meant to stay.
+    pub pointer: Option<String>,
+    /// The format's own metadata: a JSON object.
+    pub metadata: String,
+    /// What is odd but not wrong, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Why a ref is not a release, in words for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped(pub String);
+
+impl Skipped {
+    /// With its reason.
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}

@@ -1,0 +1,4 @@
+//! Bringing packages in.
+
+pub mod git;
+pub mod url;
