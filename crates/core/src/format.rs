@@ -2,12 +2,16 @@
 
 use std::cmp::Ordering;
 
+use async_trait::async_trait;
+
 use crate::{
     error::Result,
-    tree::{Packer, Snapshot},
+    time::Time,
+    tree::{ByteSink, Snapshot, TreeStream},
 };
 
 /// A protocol with its clients, and how its packages look inside a Git repository.
+#[async_trait]
 pub trait Format: Send + Sync {
     /// Its id in grants, tables and commands: lower-case letters and digits.
     fn id(&self) -> &'static str;
@@ -29,8 +33,9 @@ pub trait Format: Send + Sync {
     /// The name of the artifact that is built from a release's tree.
     fn artifact(&self) -> &'static str;
 
-    /// A fresh packer for that artifact.
-    fn packer(&self, release: &Release) -> Result<Box<dyn Packer>>;
+    /// Packs the files of a tree, committed at `committed`, into that artifact: a zip, a tarball, a wheel. The same
+    /// files give the same bytes, always and everywhere, however they are cut into pieces on their way.
+    async fn pack(&self, committed: Time, files: TreeStream<'_>, out: &mut dyn ByteSink) -> Result<()>;
 
     /// Orders two of this format's versions by precedence, lowest first.
     fn compare(&self, a: &str, b: &str) -> Ordering;

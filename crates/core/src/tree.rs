@@ -1,6 +1,8 @@
 //! What a format sees of a Git repository: one ref at one commit, and the files of a tree as they stream by.
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
 use crate::{error::Result, time::Time};
 
@@ -66,13 +68,12 @@ pub enum TreeEvent {
     Data(Bytes),
 }
 
-/// Turns the files of a tree into the bytes of one artifact: a zip, a tarball, a wheel. It must give the same bytes
-/// for the same files, always and everywhere.
-pub trait Packer: Send {
-    /// Takes the next step; what it makes of it waits in [`take`](Self::take).
-    fn push(&mut self, event: TreeEvent) -> Result<()>;
-    /// There are no more files.
-    fn finish(&mut self) -> Result<()>;
-    /// Hands over the bytes that are ready.
-    fn take(&mut self) -> Bytes;
+/// The files of a tree as they stream by.
+pub type TreeStream<'a> = BoxStream<'a, Result<TreeEvent>>;
+
+/// Where a format writes the bytes of an artifact that it packs.
+#[async_trait]
+pub trait ByteSink: Send {
+    /// Appends bytes.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
 }

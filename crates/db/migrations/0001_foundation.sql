@@ -51,14 +51,14 @@ create table sources (
   report text
 );
 
--- Every ref of a Git source as the last sync saw it, taken in or skipped with its reason.
+-- Every ref of a Git source as the last sync saw it: taken in, or skipped with its reason; oddities in `warning`.
 create table source_refs (
   source_id text not null references sources (id) on delete cascade,
   -- `refs/tags/v1.0.0`
   name text not null,
   commit_id text not null,
-  version_id text,
   skipped text,
+  warning text,
   changed_at bigint not null,
   primary key (source_id, name)
 );
@@ -83,7 +83,7 @@ create table versions (
   -- What the bytes are made from: a commit in hex, or the digest of an upload.
   reference text not null,
   stable bigint not null,
-  -- 1: in the metadata. 0: only its artifacts can still be downloaded.
+  -- 1: in the metadata. 0: in the metadata only while a pointer names it; its artifacts can be downloaded all the same.
   listed bigint not null,
   -- The ref or the upload that it came from.
   origin text not null,
