@@ -76,11 +76,15 @@ impl Statement {
     }
 
     /// A guard: `sql` must be `insert into guard (holds) select case when (CONDITION) then 1 end`. A batch in which
-    /// the condition is not true is undone, and says `name`.
+    /// the condition is not true is undone, and says `name`. An executor that can look at results within a batch may
+    /// run only what follows [`GUARD`], and must then refuse a NULL itself.
     pub fn guard(name: &'static str, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
         Self { sql, values: values.into(), guard: Some(name), returns: false }
     }
 }
+
+/// How the text of every guard begins.
+pub const GUARD: &str = "insert into guard (holds) ";
 
 /// What one statement of a batch did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -91,7 +95,8 @@ pub struct Done {
     pub rows: Vec<Row>,
 }
 
-/// One row: its values in the order of the select list.
+/// One row: its values in the order of the select list; [`cells`](Row::cells) reads them. SQLite does not know the
+/// type of a NULL, so that a NULL in a row may be of any variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row(pub Vec<Value>);
 
@@ -137,6 +142,8 @@ pub trait Executor: Send + Sync {
     /// lost a race inside the database (serialisation, busy), a bounded number of times.
     async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError>;
 
-    /// Runs several statements that change the schema, as one batch, with no other migration beside it.
-    async fn migrate(&self, version: i64, sql: &'static str) -> Result<(), ExecutorError>;
+    /// Under a lock that no other migration shares: makes the table `migrations (version, applied_at)` if there is
+    /// none; runs the statements in `sql`, as one batch, if `version` is the one after the newest there; and gives
+    /// the newest version that the database then has.
+    async fn migrate(&self, version: i64, sql: &'static str, at: larder_core::Time) -> Result<i64, ExecutorError>;
 }

@@ -1,6 +1,102 @@
-//! Every query and every write of Larder, one file per family of tables, over the [`Executor`](executor::Executor) port.
-//! Nobody else writes SQL. A write is data: statements with their guards, committed as one atomic batch.
+//! Every query and every write of Larder, one file per family of tables, over the [`Executor`] port.
+//! Nobody else writes SQL. A write is data: statements with their guards, committed as one atomic [`Batch`].
+//!
+//! A family file looks like this: its texts, declared once with `statements!`; functions that read (`async`, over
+//! [`Db`]); and functions that give a [`Statement`], which the operation above puts into its batch, its event beside
+//! it. Every text is `$1` style, the same for both databases, and prepares without values: where PostgreSQL could not
+//! tell the type of a parameter, write `cast($1 as bigint)`. The texts that must differ live in [`dialect`].
 
+/// Declares the SQL texts of a family, each a constant of its file, and lists them for the test that prepares every
+/// text on every database: `statements! { FIND = "select …"; REMOVE = "delete …"; }`. Texts may have comments.
+macro_rules! statements {
+    ($($(#[$attribute:meta])* $name:ident = $text:expr;)*) => {
+        $($(#[$attribute])* const $name: &str = $text;)*
+        /// Every text of this file, with its full name.
+        pub(crate) const STATEMENTS: &[(&str, &str)] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name)),*];
+    };
+}
+
+mod batch;
+pub mod changes;
+pub mod dialect;
 pub mod executor;
+mod migrations;
+mod row;
+pub mod settings;
+pub mod stamps;
 
+use std::sync::Arc;
+
+use larder_core::{Host, Result};
+
+pub use batch::{Batch, CommitError};
 pub use executor::{Dialect, Done, Executor, ExecutorError, Row, Statement, Value};
+pub use row::Cells;
+
+/// Every SQL text with its full name (`larder_db::settings::GET`), as `dialect` speaks it.
+pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
+    let families = [changes::STATEMENTS, settings::STATEMENTS, stamps::STATEMENTS];
+    families.concat().into_iter().chain(dialect::texts(dialect)).collect()
+}
+
+/// The database, as every operation is handed it. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    executor: Arc<dyn Executor>,
+    host: Host,
+    signal: Arc<changes::Signal>,
+}
+
+impl Db {
+    /// Over an executor whose tables are known to be there.
+    pub fn new(executor: Arc<dyn Executor>, host: Host) -> Self {
+        Self { executor, host, signal: Arc::default() }
+    }
+
+    /// Brings the tables up to date first, under a lock. A database that a newer Larder has changed is refused.
+    pub async fn open(executor: Arc<dyn Executor>, host: Host) -> Result<Self> {
+        migrations::apply(executor.as_ref(), &host).await?;
+        Ok(Self::new(executor, host))
+    }
+
+    /// The clock, randomness and background work that come with it.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Which SQL it speaks; only for the texts of [`dialect`].
+    pub fn dialect(&self) -> Dialect {
+        self.executor.dialect()
+    }
+
+    /// Runs one reading statement. What needs two reads to agree with each other is one statement, or a batch.
+    pub async fn read(&self, statement: Statement) -> Result<Vec<Row>> {
+        Ok(self.executor.query(statement).await?)
+    }
+
+    /// Runs one reading statement of which at most the first row matters.
+    pub async fn read_one(&self, statement: Statement) -> Result<Option<Row>> {
+        Ok(self.read(statement).await?.into_iter().next())
+    }
+
+    /// Commits all statements of a batch, or none, and tells what each did, in their order. An empty batch is free.
+    pub async fn commit(&self, batch: Batch) -> Result<Vec<Done>, CommitError> {
+        let statements = batch.into_statements();
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let notifies = statements.iter().any(changes::is_notification);
+        let done = self.executor.batch(statements).await?;
+        if notifies {
+            self.signal.raise();
+        }
+        Ok(done)
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Db").field(&self.dialect()).finish()
+    }
+}
