@@ -62,6 +62,10 @@ pub struct Release {
     pub pointer: Option<String>,
     /// The format's own metadata: a JSON object.
     pub metadata: String,
+    /// What lists and searches show of the package: a JSON object with at most `description`, `type` and `abandoned`.
+    pub summary: String,
+    /// Whether the package is best described by this release: it is of the default branch.
+    pub describes: bool,
     /// What is odd but not wrong, for people.
     pub warnings: Vec<String>,
 }

@@ -68,6 +68,8 @@ create table packages (
   format text not null,
   name text not null,
   source_id text references sources (id),
+  -- JSON: what lists and searches show of it.
+  summary text not null,
   created_at bigint not null,
   changed_at bigint not null,
   unique (format, name)

@@ -19,11 +19,14 @@ macro_rules! statements {
 
 mod batch;
 pub mod changes;
+pub mod credentials;
 pub mod dialect;
 pub mod executor;
 mod migrations;
+pub mod packages;
 mod row;
 pub mod settings;
+pub mod sources;
 pub mod stamps;
 
 use std::sync::Arc;
@@ -36,7 +39,14 @@ pub use row::Cells;
 
 /// Every SQL text with its full name (`larder_db::settings::GET`), as `dialect` speaks it.
 pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
-    let families = [changes::STATEMENTS, settings::STATEMENTS, stamps::STATEMENTS];
+    let families = [
+        changes::STATEMENTS,
+        credentials::STATEMENTS,
+        packages::STATEMENTS,
+        settings::STATEMENTS,
+        sources::STATEMENTS,
+        stamps::STATEMENTS,
+    ];
     families.concat().into_iter().chain(dialect::texts(dialect)).collect()
 }
 

@@ -1,0 +1,353 @@
+//! Packages, their versions, the pointers that name some of them, and their artifacts.
+//!
+//! A version is visible while it is listed or a pointer names it. One that is neither keeps its artifacts, so that what
+//! was once served can be served again.
+
+use larder_core::{Digest, Id, Result, Time};
+
+use crate::{Cells, Db, Statement};
+
+statements! {
+    FIND = "select id, format, name, source_id, summary, created_at, changed_at from packages where format = $1 and name = $2";
+    OF_SOURCE = "select id, format, name, source_id, summary, created_at, changed_at from packages where source_id = $1 order by name";
+    LIST = "select id, format, name, source_id, summary, created_at, changed_at from packages
+        where (format = $1 or $1 = '*') and name > $2 order by name, format limit $3";
+    INSERT = "insert into packages (id, format, name, source_id, summary, created_at, changed_at)
+        values ($1, $2, $3, $4, $5, $6, $6)";
+    NAME_FREE = "insert into guard (holds) select case when not exists
+        (select 1 from packages where format = $1 and name = $2) then 1 end";
+    EXISTS = "insert into guard (holds) select case when exists (select 1 from packages where id = $1) then 1 end";
+    CHANGED = "update packages set changed_at = $2 where id = $1";
+    DESCRIBE = "update packages set summary = $2 where id = $1";
+    REMOVE = "delete from packages where id = $1";
+    REMOVE_OF_SOURCE = "delete from packages where source_id = $1";
+
+    VISIBLE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+        from versions v left join artifacts a on a.version_id = v.id and a.name = $2
+        where v.package_id = $1
+        and (v.listed = 1 or exists (select 1 from pointers p where p.version_id = v.id))";
+    KEYS_OF_SOURCE = "select p.id, p.name, p.format, v.id, v.version, v.reference, v.stable, v.listed, v.origin, q.name
+        from packages p join versions v on v.package_id = p.id left join pointers q on q.version_id = v.id
+        where p.source_id = $1";
+    BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+        from versions v left join artifacts a on a.version_id = v.id and a.name = $3
+        where v.package_id = $1 and v.reference = $2 order by v.version";
+    VERSION = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+        from versions v left join artifacts a on a.version_id = v.id and a.name = $2 where v.id = $1";
+    ORIGIN = "select p.id, p.format, p.name, p.source_id, p.summary, p.created_at, p.changed_at
+        from packages p join versions v on v.package_id = p.id where v.id = $1";
+    INSERT_VERSION = "insert into versions
+        (id, package_id, version, display, reference, stable, listed, origin, released_at, metadata, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    SET_LISTED = "update versions set listed = $2 where id = $1";
+    REMOVE_VERSION = "delete from versions where id = $1";
+    REMOVE_UNBUILT = "delete from versions where id = $1 and listed = 0
+        and not exists (select 1 from artifacts where version_id = $1)
+        and not exists (select 1 from pointers where version_id = $1)";
+
+    PUT_POINTER = "insert into pointers (package_id, name, version_id, changed_at) values ($1, $2, $3, $4)
+        on conflict (package_id, name) do update set version_id = excluded.version_id, changed_at = excluded.changed_at";
+    REMOVE_POINTER = "delete from pointers where package_id = $1 and name = $2";
+
+    ARTIFACT = "select digest, size, sha1 from artifacts where version_id = $1 and name = $2";
+    INSERT_ARTIFACT = "insert into artifacts (id, version_id, name, digest, size, sha1, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7)";
+    NOT_BUILT = "insert into guard (holds) select case when exists (select 1 from versions where id = $1)
+        and not exists (select 1 from artifacts where version_id = $1 and name = $2) then 1 end";
+}
+
+/// A named thing in one format.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// Its identity.
+    pub id: Id,
+    /// The id of its format.
+    pub format: String,
+    /// Its name in that format.
+    pub name: String,
+    /// The one source that it comes from.
+    pub source_id: Option<Id>,
+    /// JSON: what lists and searches show of it.
+    pub summary: String,
+    /// When it first appeared.
+    pub created_at: Time,
+    /// When one of its versions last changed.
+    pub changed_at: Time,
+}
+
+fn package(mut cells: Cells) -> Result<Package> {
+    Ok(Package {
+        id: cells.id()?,
+        format: cells.text()?,
+        name: cells.text()?,
+        source_id: cells.optional_id()?,
+        summary: cells.text()?,
+        created_at: cells.time()?,
+        changed_at: cells.time()?,
+    })
+}
+
+/// The package of this name.
+pub async fn find(db: &Db, format: &str, name: &str) -> Result<Option<Package>> {
+    let row = db.read_one(Statement::read(FIND, [format.into(), name.into()])).await?;
+    row.map(|row| package(row.cells())).transpose()
+}
+
+/// The packages of a source, by name.
+pub async fn of_source(db: &Db, source: Id) -> Result<Vec<Package>> {
+    let rows = db.read(Statement::read(OF_SOURCE, [source.into()])).await?;
+    rows.into_iter().map(|row| package(row.cells())).collect()
+}
+
+/// A page of the packages of a format (`*`: of all), by name, those after `after`, `limit` at most.
+pub async fn list(db: &Db, format: &str, after: &str, limit: i64) -> Result<Vec<Package>> {
+    let rows = db.read(Statement::read(LIST, [format.into(), after.into(), limit.into()])).await?;
+    rows.into_iter().map(|row| package(row.cells())).collect()
+}
+
+/// Adds a package. Goes with [`name_free`].
+pub fn insert(package: &Package) -> Statement {
+    Statement::write(
+        INSERT,
+        [
+            package.id.into(),
+            package.format.as_str().into(),
+            package.name.as_str().into(),
+            package.source_id.into(),
+            package.summary.as_str().into(),
+            package.created_at.into(),
+        ],
+    )
+}
+
+/// Guard `package name is free`.
+pub fn name_free(format: &str, name: &str) -> Statement {
+    Statement::guard("package name is free", NAME_FREE, [format.into(), name.into()])
+}
+
+/// Guard `package exists`.
+pub fn exists(id: Id) -> Statement {
+    Statement::guard("package exists", EXISTS, [id.into()])
+}
+
+/// Something of the package changed.
+pub fn changed(id: Id, at: Time) -> Statement {
+    Statement::write(CHANGED, [id.into(), at.into()])
+}
+
+/// Replaces what lists and searches show of it.
+pub fn describe(id: Id, summary: &str) -> Statement {
+    Statement::write(DESCRIBE, [id.into(), summary.into()])
+}
+
+/// Takes a package away with everything of it; its blobs are collected later.
+pub fn remove(id: Id) -> Statement {
+    Statement::write(REMOVE, [id.into()])
+}
+
+/// Takes all packages of a source away.
+pub fn remove_of_source(source: Id) -> Statement {
+    Statement::write(REMOVE_OF_SOURCE, [source.into()])
+}
+
+/// A published release, or one of its predecessors under the same name.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Its identity.
+    pub id: Id,
+    /// Normal form.
+    pub version: String,
+    /// As its author wrote it.
+    pub display: String,
+    /// What its bytes are made from.
+    pub reference: String,
+    /// Whether it is a stable release.
+    pub stable: bool,
+    /// Whether it is visible without a pointer.
+    pub listed: bool,
+    /// The ref or the upload that it came from.
+    pub origin: String,
+    /// When it was released.
+    pub released_at: Time,
+    /// JSON: the format's own.
+    pub metadata: String,
+    /// SHA-1 of its artifact in hex, once that is built.
+    pub sha1: Option<String>,
+}
+
+fn version(mut cells: Cells) -> Result<Version> {
+    Ok(Version {
+        id: cells.id()?,
+        version: cells.text()?,
+        display: cells.text()?,
+        reference: cells.text()?,
+        stable: cells.boolean()?,
+        listed: cells.boolean()?,
+        origin: cells.text()?,
+        released_at: cells.time()?,
+        metadata: cells.text()?,
+        sha1: cells.optional_text()?,
+    })
+}
+
+/// The visible versions of a package, in no order, each with its artifact of this name.
+pub async fn visible(db: &Db, package: Id, artifact: &str) -> Result<Vec<Version>> {
+    let rows = db.read(Statement::read(VISIBLE, [package.into(), artifact.into()])).await?;
+    rows.into_iter().map(|row| version(row.cells())).collect()
+}
+
+/// The versions of a package with this reference, visible or not: two tags may name one commit.
+pub async fn by_reference(db: &Db, package: Id, reference: &str, artifact: &str) -> Result<Vec<Version>> {
+    let rows = db.read(Statement::read(BY_REFERENCE, [package.into(), reference.into(), artifact.into()])).await?;
+    rows.into_iter().map(|row| version(row.cells())).collect()
+}
+
+/// The version with this id, and the package that it is of.
+pub async fn version_with_package(db: &Db, id: Id, artifact: &str) -> Result<Option<(Version, Package)>> {
+    let found = db.read_one(Statement::read(VERSION, [id.into(), artifact.into()])).await?;
+    let of = db.read_one(Statement::read(ORIGIN, [id.into()])).await?;
+    let (Some(found), Some(of)) = (found, of) else { return Ok(None) };
+    Ok(Some((version(found.cells())?, package(of.cells())?)))
+}
+
+/// What a sync needs to know of a version that is here already.
+#[derive(Clone, Debug)]
+pub struct VersionKey {
+    /// Its package.
+    pub package_id: Id,
+    /// The package's name.
+    pub package: String,
+    /// The package's format.
+    pub format: String,
+    /// Its identity.
+    pub id: Id,
+    /// Normal form.
+    pub version: String,
+    /// The commit.
+    pub reference: String,
+    /// Whether it is a stable release.
+    pub stable: bool,
+    /// Whether it is visible without a pointer.
+    pub listed: bool,
+    /// The ref that it came from.
+    pub origin: String,
+    /// The pointer that names it.
+    pub pointer: Option<String>,
+}
+
+impl VersionKey {
+    /// Whether it is in the metadata.
+    pub fn visible(&self) -> bool {
+        self.listed || self.pointer.is_some()
+    }
+}
+
+/// Every version that ever came from a source.
+pub async fn keys_of_source(db: &Db, source: Id) -> Result<Vec<VersionKey>> {
+    let rows = db.read(Statement::read(KEYS_OF_SOURCE, [source.into()])).await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut cells = row.cells();
+            Ok(VersionKey {
+                package_id: cells.id()?,
+                package: cells.text()?,
+                format: cells.text()?,
+                id: cells.id()?,
+                version: cells.text()?,
+                reference: cells.text()?,
+                stable: cells.boolean()?,
+                listed: cells.boolean()?,
+                origin: cells.text()?,
+                pointer: cells.optional_text()?,
+            })
+        })
+        .collect()
+}
+
+/// Adds a version.
+pub fn insert_version(package: Id, version: &Version, at: Time) -> Statement {
+    Statement::write(
+        INSERT_VERSION,
+        [
+            version.id.into(),
+            package.into(),
+            version.version.as_str().into(),
+            version.display.as_str().into(),
+            version.reference.as_str().into(),
+            version.stable.into(),
+            version.listed.into(),
+            version.origin.as_str().into(),
+            version.released_at.into(),
+            version.metadata.as_str().into(),
+            at.into(),
+        ],
+    )
+}
+
+/// Lists a version, or takes it off the list.
+pub fn set_listed(id: Id, listed: bool) -> Statement {
+    Statement::write(SET_LISTED, [id.into(), listed.into()])
+}
+
+/// Takes a version away with its artifacts.
+pub fn remove_version(id: Id) -> Statement {
+    Statement::write(REMOVE_VERSION, [id.into()])
+}
+
+/// Forgets a version that nobody can see and that was never built.
+pub fn remove_unbuilt(id: Id) -> Statement {
+    Statement::write(REMOVE_UNBUILT, [id.into()])
+}
+
+/// Points a name at a version.
+pub fn put_pointer(package: Id, name: &str, version: Id, at: Time) -> Statement {
+    Statement::write(PUT_POINTER, [package.into(), name.into(), version.into(), at.into()])
+}
+
+/// Takes a name away.
+pub fn remove_pointer(package: Id, name: &str) -> Statement {
+    Statement::write(REMOVE_POINTER, [package.into(), name.into()])
+}
+
+/// A file of a version: a name that points at a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-1 in hex.
+    pub sha1: String,
+}
+
+/// The artifact of this name, if it was ever built.
+pub async fn artifact(db: &Db, version: Id, name: &str) -> Result<Option<Artifact>> {
+    let row = db.read_one(Statement::read(ARTIFACT, [version.into(), name.into()])).await?;
+    row.map(|row| {
+        let mut cells = row.cells();
+        Ok(Artifact { digest: cells.digest()?, size: cells.count()?, sha1: cells.text()? })
+    })
+    .transpose()
+}
+
+/// Adds an artifact. Goes with [`not_built`].
+pub fn insert_artifact(id: Id, version: Id, name: &str, artifact: &Artifact, at: Time) -> Statement {
+    let size = i64::try_from(artifact.size).unwrap_or(i64::MAX);
+    Statement::write(
+        INSERT_ARTIFACT,
+        [
+            id.into(),
+            version.into(),
+            name.into(),
+            artifact.digest.into(),
+            size.into(),
+            artifact.sha1.as_str().into(),
+            at.into(),
+        ],
+    )
+}
+
+/// Guard `artifact is not built yet`: the version is there, and this artifact of it is not.
+pub fn not_built(version: Id, name: &str) -> Statement {
+    Statement::guard("artifact is not built yet", NOT_BUILT, [version.into(), name.into()])
+}
