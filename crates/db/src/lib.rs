@@ -17,17 +17,23 @@ macro_rules! statements {
     };
 }
 
+pub mod access;
 mod batch;
 pub mod changes;
 pub mod credentials;
 pub mod dialect;
+pub mod events;
 pub mod executor;
+pub mod grants;
+pub mod jobs;
 mod migrations;
 pub mod packages;
 mod row;
 pub mod settings;
 pub mod sources;
 pub mod stamps;
+pub mod statistics;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -40,12 +46,18 @@ pub use row::Cells;
 /// Every SQL text with its full name (`larder_db::settings::GET`), as `dialect` speaks it.
 pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
     let families = [
+        access::STATEMENTS,
         changes::STATEMENTS,
         credentials::STATEMENTS,
+        events::STATEMENTS,
+        grants::STATEMENTS,
+        jobs::STATEMENTS,
         packages::STATEMENTS,
         settings::STATEMENTS,
         sources::STATEMENTS,
         stamps::STATEMENTS,
+        statistics::STATEMENTS,
+        tokens::STATEMENTS,
     ];
     families.concat().into_iter().chain(dialect::texts(dialect)).collect()
 }
