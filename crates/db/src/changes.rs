@@ -132,7 +132,7 @@ impl Watcher {
         // Whichever is earlier: a clock that was set back must not hide what is written from now on.
         let from = self.looked.unwrap_or(now).min(now).minus(OVERLAP);
         let rows = self.db.read(Statement::read(NEWER, [from.into(), MOST.into()])).await?;
-        let away_too_long = self.looked.is_none_or(|looked| now.since(looked) > RETENTION - OVERLAP);
+        let away_too_long = self.looked.is_none_or(|looked| looked.plus(RETENTION) < now.plus(OVERLAP));
         let too_many = i64::try_from(rows.len()).is_ok_and(|count| count >= MOST);
         let mut fresh = Vec::new();
         self.seen.retain(|_, at| *at > from);
@@ -146,7 +146,9 @@ impl Watcher {
         if away_too_long || too_many {
             fresh = vec![Change::Everything];
         }
-        fresh.iter().for_each(|change| self.tell(change));
+        for change in &fresh {
+            self.tell(change);
+        }
         Ok(fresh.len())
     }
 
