@@ -1,7 +1,12 @@
 //! Events: every change, who made it and to what, for ever. An event is written in the batch of the change that it
 //! tells of, so that there is never one without the other. Accesses are in [`crate::access`].
 
-use larder_core::{Host, Id, Result, Time};
+use std::fmt;
+
+use larder_core::{
+    Host, Id, Result, Time,
+    grant::{Principal, PrincipalName},
+};
 
 use crate::{Db, Row, Statement};
 
@@ -20,11 +25,50 @@ statements! {
         order by at desc, id desc limit $6";
 }
 
+/// Who makes a change, as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor(String);
+
+impl Actor {
+    /// Whoever runs commands on the machine that the server or its database is on.
+    pub fn command_line() -> Self {
+        Self("cli".to_owned())
+    }
+
+    /// Larder itself: a schedule, a job, a collection of garbage.
+    pub fn house() -> Self {
+        Self("larder".to_owned())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&PrincipalName> for Actor {
+    fn from(name: &PrincipalName) -> Self {
+        Self(name.to_string())
+    }
+}
+
+impl From<&Principal> for Actor {
+    fn from(principal: &Principal) -> Self {
+        Self::from(&principal.name)
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A change, as the operation that makes it tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Who: `anonymous`, `token:NAME`, `cli`, `schedule`, …
-    pub actor: String,
+    /// Who.
+    pub actor: Actor,
     /// What: `token.create`, `source.sync`, … The word before the dot is the family.
     pub action: &'static str,
     /// To which thing: `token:ci`, `source:lib`, `package:FORMAT:NAME`.
@@ -35,9 +79,9 @@ pub struct Event {
 
 impl Event {
     /// Without detail.
-    pub fn new(actor: impl Into<String>, action: &'static str, subject: impl Into<String>) -> Self {
+    pub fn new(actor: &Actor, action: &'static str, subject: impl Into<String>) -> Self {
         let detail = serde_json::Value::Object(serde_json::Map::new());
-        Self { actor: actor.into(), action, subject: subject.into(), detail }
+        Self { actor: actor.clone(), action, subject: subject.into(), detail }
     }
 
     /// With this detail, a JSON object.
@@ -68,7 +112,7 @@ pub struct Recorded {
     pub id: Id,
     /// When, in microseconds since 1970.
     pub at: Time,
-    /// Who.
+    /// Who: `anonymous`, `token:NAME`, `cli`, `larder`, …
     pub actor: String,
     /// What.
     pub action: String,

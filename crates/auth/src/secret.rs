@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// SplitMix64: even enough to count with, and the same every time.
+    /// `SplitMix64`: even enough to count with, and the same every time.
     #[derive(Default)]
     struct Even(AtomicU64);
 
