@@ -22,14 +22,23 @@ pub struct Stored {
     pub modified: Time,
 }
 
+/// An object that is being read.
+pub struct Object {
+    /// How large the whole object is, whatever part of it was asked for.
+    pub size: u64,
+    /// The part that was asked for; shorter if the object ends before.
+    pub stream: ByteStream,
+}
+
 /// Keeps bytes under locations.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Begins to write an object whose name is not known yet. Nothing is visible before [`Upload::commit`].
     async fn begin(&self) -> Result<Box<dyn Upload>>;
 
-    /// Reads part of an object. `Kind::NotFound` if it is not there; an error within the stream if it ends early.
-    async fn get(&self, location: &str, range: Range<u64>) -> Result<ByteStream>;
+    /// Reads part of an object, and tells how large all of it is, so that a damaged one is known before the first byte is
+    /// sent on. `Kind::NotFound` if it is not there; an error within the stream if reading fails midway.
+    async fn get(&self, location: &str, range: Range<u64>) -> Result<Object>;
 
     /// How large the object is; `None` if it is not there.
     async fn size(&self, location: &str) -> Result<Option<u64>>;
@@ -37,7 +46,8 @@ pub trait Store: Send + Sync {
     /// Takes the object away; fine if it is not there.
     async fn delete(&self, location: &str) -> Result<()>;
 
-    /// Lists objects in the order of their locations, those after `after`, `limit` at most.
+    /// Lists objects in the order of their locations (by bytes), those after `after`, `limit` at most. Nothing but what
+    /// uploads can commit is listed: whatever else lies in the same folder or bucket is somebody else's.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
 
     /// Lists uploads that were begun before `before` and never committed, `limit` at most; their locations can be deleted.
@@ -47,7 +57,8 @@ pub trait Store: Send + Sync {
     async fn check(&self) -> Result<()>;
 }
 
-/// An object that is being written.
+/// An object that is being written. After an error, or a `write` that was dropped half-way, it can only be aborted.
+/// Dropping it aborts it as well as can be done without waiting.
 #[async_trait]
 pub trait Upload: Send {
     /// Appends bytes.

@@ -41,7 +41,7 @@ create table sources (
   -- JSON: what only this kind of source knows (keep, policies, patterns).
   settings text not null,
   created_at bigint not null,
-  -- `new`, `ok`, `failed` or `held`.
+  -- `new`, `ok`, `failed`, `held` or `released`.
   state text not null,
   -- Why it failed or is held, for people.
   problem text,
@@ -117,6 +117,8 @@ create table blobs (
   -- Nothing collects it before.
   lease_until bigint not null
 );
+
+create unique index blobs_location on blobs (location);
 
 create table artifacts (
   id text primary key,

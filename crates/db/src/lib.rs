@@ -19,6 +19,7 @@ macro_rules! statements {
 
 pub mod access;
 mod batch;
+pub mod blobs;
 pub mod changes;
 pub mod credentials;
 pub mod dialect;
@@ -47,6 +48,7 @@ pub use row::Cells;
 pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
     let families = [
         access::STATEMENTS,
+        blobs::STATEMENTS,
         changes::STATEMENTS,
         credentials::STATEMENTS,
         events::STATEMENTS,

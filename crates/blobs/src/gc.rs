@@ -1,0 +1,196 @@
+//! Taking away what nobody needs any more: blobs without an artifact, uploads that never ended, bytes without a row.
+//!
+//! In bounded batches, past anything that fails, and at any time: it holds nothing that a put or a read waits for.
+
+use larder_core::{Digest, Result, Time};
+use larder_db::{
+    Batch,
+    blobs::{self, BlobRow},
+};
+use serde::Serialize;
+
+use crate::{ABANDONED, Blobs, store::Stored};
+
+/// How many rows or objects are looked at in one go.
+const BATCH: u32 = 256;
+
+/// What sort of thing is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sort {
+    /// A blob, row and bytes.
+    Blob,
+    /// An upload that never ended.
+    Upload,
+    /// Bytes without a row.
+    Stray,
+}
+
+/// One thing that is taken away, or with `dry_run` would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Garbage {
+    /// What it is.
+    pub sort: Sort,
+    /// A blob's digest, or else the location in the store.
+    pub name: String,
+    /// How many bytes.
+    pub size: u64,
+    /// Why nobody needs it, for people.
+    pub reason: String,
+    /// Why it could not be taken away, for people; the next run tries again.
+    pub problem: Option<String>,
+}
+
+/// The sums of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// Blobs.
+    pub blobs: u64,
+    /// Uploads that never ended.
+    pub uploads: u64,
+    /// Objects without a row.
+    pub strays: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Things that could not be taken away, in none of the other sums.
+    pub failed: u64,
+}
+
+impl Collected {
+    fn count(&mut self, garbage: &Garbage) {
+        if garbage.problem.is_some() {
+            self.failed += 1;
+            return;
+        }
+        match garbage.sort {
+            Sort::Blob => self.blobs += 1,
+            Sort::Upload => self.uploads += 1,
+            Sort::Stray => self.strays += 1,
+        }
+        self.bytes += garbage.size;
+    }
+}
+
+/// Where each finding goes, at once, so that none are gathered.
+type Report<'a> = &'a mut (dyn FnMut(Garbage) + Send);
+
+impl Blobs {
+    /// Takes away what nobody needs, or with `dry_run` only says what that is, one finding after the other.
+    pub async fn gc(&self, dry_run: bool, report: Report<'_>) -> Result<Collected> {
+        let mut sums = Collected::default();
+        let mut tell = |garbage: Garbage| {
+            sums.count(&garbage);
+            report(garbage);
+        };
+        self.collect_unused(dry_run, &mut tell).await?;
+        self.collect_uploads(dry_run, &mut tell).await?;
+        self.collect_strays(dry_run, &mut tell).await?;
+        Ok(sums)
+    }
+
+    async fn collect_unused(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
+        let now = self.inner.host.now();
+        let mut after: Option<Digest> = None;
+        loop {
+            let rows = blobs::unused(&self.inner.db, after.as_ref(), now, BATCH).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = Some(last.digest);
+            for row in rows {
+                let collected = if dry_run { Ok(true) } else { self.collect(&row, now).await };
+                let problem = match collected {
+                    Ok(true) => None,
+                    // An artifact refers to it, or somebody put it again, since the list was made.
+                    Ok(false) => continue,
+                    Err(error) => Some(failure(&row.digest.to_string(), &error)),
+                };
+                let reason = format!("no artifact refers to it, and its lease ended at {}", row.lease_until);
+                tell(Garbage { sort: Sort::Blob, name: row.digest.to_string(), size: row.size, reason, problem });
+            }
+        }
+    }
+
+    /// The row first, under its guard; then the bytes, which nobody can find any more.
+    async fn collect(&self, row: &BlobRow, now: Time) -> Result<bool> {
+        let batch =
+            Batch::new().with(blobs::is_unused(&row.digest, &row.location, now)).with(blobs::remove(&row.digest));
+        match self.inner.db.commit(batch).await {
+            Ok(_) => {}
+            Err(error) if error.is_guard("blob_is_unused") => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.inner.hot.forget(&row.digest);
+        self.inner.store.delete(&row.location).await?;
+        Ok(true)
+    }
+
+    async fn collect_uploads(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
+        let before = self.inner.host.now().minus(ABANDONED);
+        loop {
+            let uploads = self.inner.store.abandoned(before, BATCH as usize).await?;
+            let all = uploads.len() < BATCH as usize;
+            let mut progress = false;
+            for upload in uploads {
+                let reason = format!("an upload that stopped at {} and never ended", upload.modified);
+                progress |= self.discard(Sort::Upload, upload, reason, dry_run, tell).await;
+            }
+            // A batch of which nothing went away would only come again.
+            if all || dry_run || !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn collect_strays(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
+        let before = self.inner.host.now().minus(ABANDONED);
+        let mut after: Option<String> = None;
+        loop {
+            let objects = self.inner.store.list(after.as_deref(), BATCH as usize).await?;
+            let Some(last) = objects.last() else { return Ok(()) };
+            after = Some(last.location.clone());
+            for stray in self.strays(objects, before).await? {
+                if is_ours(&stray.location) {
+                    let reason = format!("bytes since {} that no blob refers to", stray.modified);
+                    self.discard(Sort::Stray, stray, reason, dry_run, tell).await;
+                }
+            }
+        }
+    }
+
+    /// The objects among these that have no row and were written before `before`: younger ones may be about to get theirs.
+    pub(crate) async fn strays(&self, mut objects: Vec<Stored>, before: Time) -> Result<Vec<Stored>> {
+        objects.retain(|object| object.modified < before);
+        let locations: Vec<&str> = objects.iter().map(|object| object.location.as_str()).collect();
+        let located = blobs::located(&self.inner.db, &locations).await?;
+        objects.retain(|object| !located.contains(&object.location));
+        Ok(objects)
+    }
+
+    async fn discard(&self, sort: Sort, it: Stored, reason: String, dry_run: bool, tell: Report<'_>) -> bool {
+        let deleted = if dry_run { Ok(()) } else { self.inner.store.delete(&it.location).await };
+        let problem = deleted.err().map(|error| failure(&it.location, &error));
+        let gone = problem.is_none();
+        tell(Garbage { sort, name: it.location, size: it.size, reason, problem });
+        gone
+    }
+}
+
+/// Whether a location looks like one that a put makes. Whatever else lies in the store is somebody else's, and stays.
+pub(crate) fn is_ours(location: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    if let Some(name) = location.strip_prefix("large/") {
+        return is_hex(name, 32);
+    }
+    let parts = location.strip_prefix("blobs/sha256/").and_then(|rest| rest.split_once('/'));
+    parts.is_some_and(|(folder, name)| {
+        name.starts_with(folder)
+            && is_hex(folder, 2)
+            && name.split_once('-').is_some_and(|(digest, unique)| is_hex(digest, 64) && is_hex(unique, 16))
+    })
+}
+
+fn failure(name: &str, error: &larder_core::Error) -> String {
+    tracing::warn!(name, error = error.chain(), "garbage could not be taken away");
+    error.message().to_owned()
+}
