@@ -1,4 +1,86 @@
-//! Bringing packages in.
+//! Bringing packages in: Git repositories become versions, trees become artifacts, secrets are sealed and opened.
+//!
+//! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
+//! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
+//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources.
 
+pub mod artifacts;
+pub mod credentials;
 pub mod git;
+pub mod manage;
+pub mod plan;
+pub mod settings;
+pub mod sync;
 pub mod url;
+pub mod vault;
+
+use std::sync::Arc;
+
+use larder_blobs::Blobs;
+use larder_core::format::Format;
+use larder_db::Db;
+
+use crate::{artifacts::Builds, git::Git, vault::Vault};
+
+/// What one source may cost. Every limit is documented in the book and can be changed in `larder.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Branches and tags that are read of one source.
+    pub refs: usize,
+    /// Bytes of one artifact.
+    pub artifact: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { refs: 10_000, artifact: 512 * 1024 * 1024 }
+    }
+}
+
+/// Everything about sources. Cheap to clone.
+#[derive(Clone)]
+pub struct Sources {
+    db: Db,
+    blobs: Blobs,
+    git: Arc<dyn Git>,
+    vault: Vault,
+    formats: Arc<[Arc<dyn Format>]>,
+    limits: Limits,
+    allow_local: bool,
+    builds: Builds,
+}
+
+impl Sources {
+    /// Over its ports. `allow_local` permits `file://` URLs and unencrypted hosts.
+    pub fn new(
+        db: Db,
+        blobs: Blobs,
+        git: Arc<dyn Git>,
+        vault: Vault,
+        formats: Arc<[Arc<dyn Format>]>,
+        limits: Limits,
+        allow_local: bool,
+    ) -> Self {
+        Self { db, blobs, git, vault, formats, limits, allow_local, builds: Builds::default() }
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// The formats whose packages are looked for.
+    pub fn formats(&self) -> &[Arc<dyn Format>] {
+        &self.formats
+    }
+
+    /// The format of this id.
+    pub fn format(&self, id: &str) -> Option<&Arc<dyn Format>> {
+        self.formats.iter().find(|format| format.id() == id)
+    }
+
+    /// Where secrets are sealed and opened.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+}

@@ -27,9 +27,13 @@ impl SecretKey {
 
     /// From 64 hex digits, as the key file and `LARDER_SECRET_KEY` hold it.
     pub fn parse(text: &str) -> Result<Self> {
-        larder_core::digest::unhex(text.trim()).and_then(|bytes| bytes.try_into().ok()).map(Self::new).ok_or_else(|| {
-            Error::invalid("the secret key must be 64 lower-case hex digits (32 bytes); make one with `openssl rand -hex 32`")
-        })
+        larder_core::digest::unhex(text.trim()).and_then(|bytes| bytes.try_into().ok()).map(Self::new).ok_or_else(
+            || {
+                Error::invalid(
+                    "the secret key must be 64 lower-case hex digits (32 bytes); make one with `openssl rand -hex 32`",
+                )
+            },
+        )
     }
 
     /// A new one.
@@ -70,12 +74,16 @@ pub struct Binding<'a> {
 impl Binding<'_> {
     /// Unambiguous bytes: each part with its length in front.
     fn bytes(&self) -> Vec<u8> {
-        let part = |text: Option<&str>| {
-            text.map_or_else(|| "-".to_owned(), |text| format!("{}:{text}", text.len()))
-        };
-        ["larder credential 1".to_owned(), part(Some(self.id)), part(Some(self.kind)), part(self.username), part(self.host)]
-            .join("\0")
-            .into_bytes()
+        let part = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), |text| format!("{}:{text}", text.len()));
+        [
+            "larder credential 1".to_owned(),
+            part(Some(self.id)),
+            part(Some(self.kind)),
+            part(self.username),
+            part(self.host),
+        ]
+        .join("\0")
+        .into_bytes()
     }
 }
 

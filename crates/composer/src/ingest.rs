@@ -1,0 +1,178 @@
+//! From one ref of a Git repository to a release: what Composer's own VCS repository would make of it.
+//!
+//! A client stops at the first thing that it cannot parse, and then loads nothing of the whole file. So everything that
+//! a client parses is parsed here first, and a ref with something wrong is skipped with its reason.
+
+use larder_core::{
+    format::{Release, Skipped},
+    tree::{RefKind, Snapshot},
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    branch,
+    constraint::Constraint,
+    names,
+    version::{Stability, Version},
+};
+
+/// The file that makes a folder a package.
+pub const MANIFEST: &str = "composer.json";
+
+/// What a client reads of a package that is not the root one (`ArrayLoader`, Composer 2.10). Everything else stays out:
+/// `config`, `scripts` and `repositories` mean nothing there, and may hold what nobody meant to publish.
+const FIELDS: [(&str, Shape); 19] = [
+    ("description", Shape::Text),
+    ("keywords", Shape::List),
+    ("homepage", Shape::Text),
+    ("license", Shape::TextOrList),
+    ("authors", Shape::List),
+    ("type", Shape::Text),
+    ("support", Shape::Object),
+    ("funding", Shape::List),
+    ("autoload", Shape::Object),
+    ("autoload-dev", Shape::Object),
+    ("include-path", Shape::List),
+    ("target-dir", Shape::Text),
+    ("bin", Shape::TextOrList),
+    ("extra", Shape::Object),
+    ("suggest", Shape::Object),
+    ("abandoned", Shape::TextOrFlag),
+    ("archive", Shape::Object),
+    ("php-ext", Shape::Object),
+    ("transport-options", Shape::Never),
+];
+
+/// The fields whose values are constraints on other packages.
+const LINKS: [&str; 5] = ["require", "require-dev", "conflict", "replace", "provide"];
+
+/// What a field's value must look like so that no client stumbles over it.
+#[derive(Clone, Copy)]
+enum Shape {
+    Text,
+    List,
+    TextOrList,
+    TextOrFlag,
+    Object,
+    /// Given by the server alone.
+    Never,
+}
+
+impl Shape {
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Self::Text => value.is_string(),
+            Self::List => value.as_array().is_some(),
+            Self::TextOrList => value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+            Self::TextOrFlag => value.is_string() || value.is_boolean(),
+            // PHP writes an empty object as an empty list.
+            Self::Object => value.is_object() || value.as_array().is_some_and(Vec::is_empty),
+            Self::Never => false,
+        }
+    }
+}
+
+/// Makes a release of `snapshot`, or says why not.
+pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
+    let manifest = manifest(snapshot)?;
+    let name = manifest
+        .get("name")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Skipped::because(format!("its {MANIFEST} has no \"name\"")))?;
+    let package = name.to_ascii_lowercase();
+    names::check_package(&package).map_err(|error| Skipped::because(format!("its {MANIFEST}: {error}")))?;
+    let mut warnings = Vec::new();
+    let mut metadata = Map::new();
+    metadata.insert("name".to_owned(), package.as_str().into());
+    for (field, shape) in FIELDS {
+        match manifest.get(field) {
+            Some(value) if shape.fits(value) => drop(metadata.insert(field.to_owned(), value.clone())),
+            Some(_) => warnings.push(format!("\"{field}\" is left out: it has a form that clients do not read")),
+            None => {}
+        }
+    }
+    for field in LINKS {
+        if let Some(links) = manifest.get(field) {
+            metadata.insert(field.to_owned(), checked_links(field, links)?);
+        }
+    }
+    check_binaries(&metadata)?;
+    let (version, moves) = version(snapshot, &manifest)?;
+    metadata.insert("version".to_owned(), version.pretty().into());
+    metadata.insert("version_normalized".to_owned(), version.normalized().into());
+    if snapshot.kind == RefKind::Branch && snapshot.default_branch {
+        metadata.insert("default-branch".to_owned(), true.into());
+    }
+    Ok(Release {
+        package,
+        summary: summary(&metadata),
+        describes: snapshot.kind == RefKind::Branch && snapshot.default_branch,
+        stable: !moves && version.stability() == Stability::Stable,
+        display: version.pretty().to_owned(),
+        pointer: moves.then(|| version.normalized().to_owned()),
+        version: version.normalized().to_owned(),
+        metadata: Value::Object(metadata).to_string(),
+        warnings,
+    })
+}
+
+/// The manifest as an object. `serde_json` refuses more than 128 levels and everything that is not UTF-8.
+fn manifest(snapshot: &Snapshot<'_>) -> Result<Map<String, Value>, Skipped> {
+    let bytes = snapshot
+        .manifests
+        .iter()
+        .find_map(|(name, bytes)| (name == MANIFEST).then_some(bytes))
+        .ok_or_else(|| Skipped::because(format!("it has no {MANIFEST}")))?;
+    // Composer's own parser accepts a byte order mark no more than this one does, but editors write it.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(manifest)) => Ok(manifest),
+        Ok(_) => Err(Skipped::because(format!("its {MANIFEST} is not a JSON object"))),
+        Err(error) => Err(Skipped::because(format!("its {MANIFEST} is not valid JSON: {error}"))),
+    }
+}
+
+/// Checks `{"vendor/name": "constraint", …}`.
+fn checked_links(field: &str, links: &Value) -> Result<Value, Skipped> {
+    let wrong = |what: String| Skipped::because(format!("its {MANIFEST}, in \"{field}\": {what}"));
+    let links = match links {
+        Value::Object(links) => links,
+        Value::Array(list) if list.is_empty() => return Ok(Value::Object(Map::new())),
+        _ => return Err(wrong("it is not an object of names and constraints".to_owned())),
+    };
+    for (target, constraint) in links {
+        names::check_link(target).map_err(|error| wrong(error.to_string()))?;
+        let text = constraint.as_str().ok_or_else(|| wrong(format!("the constraint on {target} is not a text")))?;
+        if text != "self.version" {
+            Constraint::parse(text).map_err(|error| wrong(format!("the constraint on {target}: {error}")))?;
+        }
+    }
+    Ok(Value::Object(links.clone()))
+}
+
+/// Refuses binaries outside the package: clients before 2.10.2 would link to them.
+fn check_binaries(metadata: &Map<String, Value>) -> Result<(), Skipped> {
+    let binaries = match metadata.get("bin") {
+        Some(Value::String(one)) => vec![one.as_str()],
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    binaries
+        .into_iter()
+        .try_for_each(|path| names::check_bin(path).map_err(|error| Skipped::because(format!("its {MANIFEST}, in \"bin\": {error}"))))
+}
+
+/// The part of the metadata that `list` and `search` answer with.
+fn summary(metadata: &Map<String, Value>) -> String {
+    let part = |field: &str| Some((field.to_owned(), metadata.get(field)?.clone()));
+    Value::Object(["description", "type", "abandoned"].into_iter().filter_map(part).collect()).to_string()
+}
+
+/// The version of a tag, which stays, or of a branch, which moves: `true`.
+fn version(snapshot: &Snapshot<'_>, manifest: &Map<String, Value>) -> Result<(Version, bool), Skipped> {
+    let (version, moves) = match snapshot.kind {
+        RefKind::Tag => (branch::version_of_tag(snapshot.name, manifest.get("version").and_then(Value::as_str)), false),
+        RefKind::Branch => (branch::version_of_branch(snapshot.name), true),
+    };
+    version.map(|version| (version, moves)).map_err(|skip| Skipped::because(skip.to_string()))
+}

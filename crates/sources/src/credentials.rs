@@ -1,0 +1,240 @@
+//! Credentials: adding, listing, removing them, and the one place where a sealed secret is opened and handed to the
+//! Git port, for the one host that it was made for.
+
+use larder_core::{Error, Kind, Result, grant::check_name};
+use larder_db::{
+    Batch, Db, changes, credentials as rows,
+    credentials::Credential,
+    events,
+    events::{Actor, Event},
+};
+
+use crate::{
+    git::GitSecret,
+    url::{GitUrl, Transport},
+    vault::{Binding, Sealed, Vault},
+};
+
+/// How a credential is shown to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// HTTP Basic with a user name.
+    Basic,
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// A GitHub token.
+    Github,
+    /// A GitLab token.
+    Gitlab,
+    /// A Bitbucket access token, or an app password with a user name.
+    Bitbucket,
+    /// A Gitea or Forgejo token.
+    Gitea,
+    /// An OpenSSH private key.
+    Ssh,
+}
+
+impl CredentialKind {
+    /// Every kind with its word.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Basic, "basic"),
+        (Self::Bearer, "bearer"),
+        (Self::Github, "github"),
+        (Self::Gitlab, "gitlab"),
+        (Self::Bitbucket, "bitbucket"),
+        (Self::Gitea, "gitea"),
+        (Self::Ssh, "ssh"),
+    ];
+
+    /// The kind of this word.
+    pub fn parse(word: &str) -> Result<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == word).map(|(kind, _)| *kind).ok_or_else(|| {
+            let words: Vec<_> = Self::ALL.iter().map(|(_, word)| *word).collect();
+            Error::invalid(format!("`{word}` is not a kind of credential: write one of {}", words.join(", ")))
+        })
+    }
+
+    /// What a secret of this kind is to the Git port. Forges take a token as the password of a user of their own.
+    fn open(self, username: Option<String>, secret: String) -> GitSecret {
+        let basic = |default: &str, secret: String| GitSecret::Basic {
+            username: username.clone().unwrap_or_else(|| default.to_owned()),
+            password: secret,
+        };
+        match self {
+            Self::Basic => basic("", secret),
+            Self::Bearer => GitSecret::Bearer(secret),
+            Self::Github => basic("x-access-token", secret),
+            Self::Gitlab => basic("oauth2", secret),
+            Self::Bitbucket => basic("x-token-auth", secret),
+            Self::Gitea => basic("git", secret),
+            Self::Ssh => GitSecret::Ssh { key: secret },
+        }
+    }
+}
+
+/// A credential that is about to be added.
+#[derive(Clone, Debug)]
+pub struct NewCredential<'a> {
+    /// The name that people give it.
+    pub name: &'a str,
+    /// The word of its kind.
+    pub kind: &'a str,
+    /// The user name that goes with it.
+    pub username: Option<&'a str>,
+    /// The one host that it may be sent to; without it the host of the first source that uses it.
+    pub host: Option<&'a str>,
+}
+
+/// Adds a credential, sealed.
+pub async fn add(db: &Db, vault: &Vault, actor: &Actor, new: NewCredential<'_>, secret: &str) -> Result<Credential> {
+    check_name(new.name)?;
+    let kind = CredentialKind::parse(new.kind)?;
+    let secret = checked_secret(kind, secret)?;
+    if kind == CredentialKind::Basic && new.username.is_none() {
+        return Err(Error::invalid("a basic credential needs a user name: add --username NAME"));
+    }
+    if new.username.is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r', '\0'])) {
+        return Err(Error::invalid("a user name is neither empty nor does it hold a colon or a line break"));
+    }
+    let (host, id) = (db.host(), db.host().new_id());
+    let at_host = new.host.map(str::to_ascii_lowercase);
+    let id_text = id.to_string();
+    let binding = Binding { id: &id_text, kind: new.kind, username: new.username, host: at_host.as_deref() };
+    let sealed = vault.seal(host, binding, &secret)?;
+    let credential = Credential {
+        id,
+        name: new.name.to_owned(),
+        kind: new.kind.to_owned(),
+        username: new.username.map(str::to_owned),
+        host: at_host,
+        key_id: sealed.key_id,
+        sealed: sealed.bytes,
+        created_at: host.now(),
+    };
+    let event = Event::new(actor, "credential.add", format!("credential:{}", new.name))
+        .with(serde_json::json!({"kind": new.kind, "host": credential.host}));
+    let batch =
+        Batch::new().with(rows::name_free(new.name)).with(rows::insert(&credential)).with(events::record(host, &event));
+    db.commit(batch).await.map_err(|error| match error {
+        error if error.is_guard("credential name is free") => Error::conflict(format!(
+            "there is a credential called `{}` already: choose another name, or remove that one first",
+            new.name
+        )),
+        error => error.into(),
+    })?;
+    Ok(credential)
+}
+
+/// A secret as it is used: tokens without the line break that `echo` adds, keys with the one that OpenSSH wants.
+fn checked_secret(kind: CredentialKind, secret: &str) -> Result<String> {
+    let trimmed = secret.trim();
+    if trimmed.is_empty() {
+        return Err(Error::invalid(
+            "the secret is empty: give it on standard input, for example `larder credential add … < token.txt`",
+        ));
+    }
+    if secret.len() > 64 * 1024 {
+        return Err(Error::new(Kind::TooLarge, "the secret is larger than 64 KiB: that is no token and no key"));
+    }
+    if kind == CredentialKind::Ssh {
+        if !trimmed.starts_with("-----BEGIN ") || !trimmed.contains("PRIVATE KEY-----") {
+            return Err(Error::invalid(
+                "this is not a private key: give the file that `ssh-keygen` made, without `.pub`",
+            ));
+        }
+        return Ok(format!("{}\n", trimmed.replace("\r\n", "\n")));
+    }
+    if trimmed.chars().any(char::is_control) {
+        return Err(Error::invalid("the secret has a line break or another control character in it"));
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// The credential with this name or id, or an error that says how to see which there are.
+pub async fn find(db: &Db, name_or_id: &str) -> Result<Credential> {
+    rows::find(db, name_or_id).await?.ok_or_else(|| {
+        Error::not_found(format!("there is no credential called `{name_or_id}`: `larder credential list` shows all"))
+    })
+}
+
+/// Takes a credential away that no source uses.
+pub async fn remove(db: &Db, actor: &Actor, name_or_id: &str) -> Result<Credential> {
+    let credential = find(db, name_or_id).await?;
+    let event = Event::new(actor, "credential.remove", format!("credential:{}", credential.name));
+    let batch = Batch::new()
+        .with(rows::unused(credential.id))
+        .with(rows::remove(credential.id))
+        .with(events::record(db.host(), &event));
+    db.commit(batch).await.map_err(|error| match error {
+        error if error.is_guard("credential is not used") => Error::conflict(format!(
+            "the credential `{}` is in use: remove the sources that need it first (`larder source list`)",
+            credential.name
+        )),
+        error => error.into(),
+    })?;
+    Ok(credential)
+}
+
+/// Checks that a credential can open `url`, and binds it to that host if it is bound to none yet.
+pub async fn bind(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential, url: &GitUrl) -> Result<()> {
+    let kind = CredentialKind::parse(&credential.kind)?;
+    let ssh = url.transport() == Transport::Ssh;
+    if url.transport() == Transport::File {
+        return Err(Error::invalid("a file source needs no credential"));
+    }
+    if ssh != (kind == CredentialKind::Ssh) {
+        let (wanted, given) =
+            if ssh { ("an ssh credential", "it is none") } else { ("a token or password", "it is an ssh key") };
+        return Err(Error::invalid(format!("{url} needs {wanted}, but `{}` will not do: {given}", credential.name)));
+    }
+    let origin = url.origin();
+    match &credential.host {
+        Some(host) if *host == origin => return Ok(()),
+        Some(host) => return Err(bound_elsewhere(credential, host, &origin)),
+        None => {}
+    }
+    let secret = unseal(vault, credential)?;
+    let id = credential.id.to_string();
+    let binding =
+        Binding { id: &id, kind: &credential.kind, username: credential.username.as_deref(), host: Some(&origin) };
+    let sealed = vault.seal(db.host(), binding, &secret)?;
+    let event = Event::new(actor, "credential.bind", format!("credential:{}", credential.name))
+        .with(serde_json::json!({"host": origin}));
+    let batch = Batch::new()
+        .with(rows::unbound(credential.id))
+        .with(rows::bind(credential.id, &origin, &sealed.key_id, sealed.bytes))
+        .with(events::record(db.host(), &event))
+        .with(changes::notify(db.host(), "credentials"));
+    db.commit(batch).await?;
+    Ok(())
+}
+
+/// Opens the secret of a credential for `url`, whose host must be the one that it was made for.
+pub fn open_for(vault: &Vault, credential: &Credential, url: &GitUrl) -> Result<GitSecret> {
+    let origin = url.origin();
+    match &credential.host {
+        Some(host) if *host == origin => {
+            let kind = CredentialKind::parse(&credential.kind)?;
+            Ok(kind.open(credential.username.clone(), unseal(vault, credential)?))
+        }
+        other => Err(bound_elsewhere(credential, other.as_deref().unwrap_or("no host yet"), &origin)),
+    }
+}
+
+fn unseal(vault: &Vault, credential: &Credential) -> Result<String> {
+    let id = credential.id.to_string();
+    let binding = Binding {
+        id: &id,
+        kind: &credential.kind,
+        username: credential.username.as_deref(),
+        host: credential.host.as_deref(),
+    };
+    vault.open(binding, &Sealed { key_id: credential.key_id.clone(), bytes: credential.sealed.clone() })
+}
+
+fn bound_elsewhere(credential: &Credential, host: &str, origin: &str) -> Error {
+    Error::invalid(format!(
+        "the credential `{}` belongs to {host} and is not sent to {origin}: add another credential for that host",
+        credential.name
+    ))
+}
