@@ -11,7 +11,7 @@ use crate::{
     body::Body,
     conditional,
     encoding::{self, Encoding},
-    message::{Request, Response},
+    message::{Request, Response, value_of},
 };
 
 /// Below this size, in bytes, a compressed variant saves no packet.
@@ -46,9 +46,7 @@ impl Document {
     pub fn new(content_type: &'static str, bytes: impl Into<Bytes>, last_modified: Option<Time>) -> Self {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
-        let last_modified = last_modified.map(|time| {
-            HeaderValue::try_from(time.http_date()).expect("the text of a date is ASCII without control characters")
-        });
+        let last_modified = last_modified.map(|time| value_of(time.http_date()));
         let mut shared = HeaderMap::with_capacity(8);
         shared.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         shared.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
@@ -128,7 +126,7 @@ impl Variant {
             None => format!("\"{digits}\""),
             Some(encoding) => format!("\"{digits}-{}\"", encoding.name()),
         };
-        let etag = HeaderValue::try_from(tag).expect("hex digits and the name of an encoding are ASCII");
+        let etag = value_of(tag);
         let mut not_modified = shared.clone();
         not_modified.insert(header::ETAG, etag.clone());
         let mut found = not_modified.clone();

@@ -11,7 +11,7 @@ use larder_core::{Digest, Result};
 use crate::{
     body::Body,
     conditional, error,
-    message::{Request, Response},
+    message::{Request, Response, value_of},
     range::Wanted,
 };
 
@@ -28,7 +28,7 @@ impl File {
     /// A file of `size` bytes whose digest is known. Clients may keep it for ever
     /// (`Cache-Control: private, max-age=31536000, immutable`).
     pub fn new(digest: Digest, size: u64, content_type: &'static str) -> Self {
-        let etag = HeaderValue::try_from(format!("\"{}\"", digest.hex())).expect("hex digits are ASCII");
+        let etag = value_of(format!("\"{}\"", digest.hex()));
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::ETAG, etag.clone());
@@ -87,7 +87,7 @@ impl File {
     }
 
     fn not_satisfiable(&self) -> Response {
-        let range = HeaderValue::try_from(format!("bytes */{}", self.size)).expect("digits are ASCII");
+        let range = value_of(format!("bytes */{}", self.size));
         error::plain(
             StatusCode::RANGE_NOT_SATISFIABLE,
             &format!("the file has {} bytes, and none of the wanted ones is among them", self.size),
@@ -96,7 +96,7 @@ impl File {
     }
 
     fn content_range(&self, part: &Range<u64>) -> HeaderValue {
-        HeaderValue::try_from(format!("bytes {}-{}/{}", part.start, part.end - 1, self.size)).expect("digits are ASCII")
+        value_of(format!("bytes {}-{}/{}", part.start, part.end - 1, self.size))
     }
 
     /// Several ranges as `multipart/byteranges` (RFC 9110, 14.6).
@@ -126,8 +126,7 @@ impl File {
         pieces.push(Body::from(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
         let len = pieces.iter().map(Body::len).sum();
         let stream = stream::iter(pieces).flat_map(Body::into_stream).boxed();
-        let kind =
-            HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}")).expect("hex digits are ASCII");
+        let kind = value_of(format!("multipart/byteranges; boundary={boundary}"));
         Ok(self.answer(StatusCode::PARTIAL_CONTENT, Body::Stream { len, stream }).with(header::CONTENT_TYPE, kind))
     }
 }

@@ -132,3 +132,8 @@ impl From<Response> for http::Response<Body> {
         out
     }
 }
+
+/// The value of a header out of text that we made of visible ASCII: digests, dates, numbers.
+pub(crate) fn value_of(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("only visible ASCII is given to this function")
+}
