@@ -1,0 +1,391 @@
+//! Bytes in a folder: `blobs/` holds what was committed, `uploads/` what is being written.
+//!
+//! An upload goes to a file of its own in `uploads/`, on the same file system. Its commit is fdatasync, rename, fsync of the
+//! folder (and of the parent of each folder made on the way): after it returns, a loss of power loses nothing, and before it,
+//! nobody sees anything.
+//!
+//! Plain `std::fs` on the blocking threads, not `object_store`'s `LocalFileSystem`: that one must know an object's name when
+//! writing begins (ours is the digest, known at the end), stages beside the destination, leaves the modes of files and
+//! folders to the umask, and hops to a blocking thread once more for each. Files here are 0600, folders 0700.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    mem,
+    ops::Range,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use larder_blobs::store::{ByteStream, Object, Store, Stored, Upload};
+use larder_core::{Error, Kind, Result, Time};
+use tempfile::NamedTempFile;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::key;
+
+/// How much is read or written in one go.
+const CHUNK: usize = 256 * 1024;
+
+/// A folder as a store.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    root: Arc<Path>,
+}
+
+impl Disk {
+    /// Opens the folder `root`, and makes it if it is not there.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        for folder in [root.clone(), root.join("blobs"), root.join("uploads")] {
+            make_folder(&folder).map_err(|error| explain(&folder, error))?;
+        }
+        Ok(Self { root: root.into() })
+    }
+
+    /// The file that a location names.
+    fn file(&self, location: &str) -> Result<PathBuf> {
+        key::check(location, &["blobs/", "uploads/"])?;
+        Ok(self.root.join(location))
+    }
+
+    async fn with<T: Send + 'static>(&self, work: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Result<T> {
+        let root = self.root.clone();
+        finished(spawn_blocking(move || work(&root))).await
+    }
+}
+
+#[async_trait]
+impl Store for Disk {
+    async fn begin(&self) -> Result<Box<dyn Upload>> {
+        Ok(Box::new(DiskUpload { disk: self.clone(), buffer: Vec::new(), written: Written::Nothing }))
+    }
+
+    async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
+        let path = self.file(location)?;
+        let (size, first, reading) = self
+            .with(move |_| {
+                let (mut file, size) = open_file(&path).map_err(|error| explain(&path, error))?;
+                if range.start > 0 {
+                    file.seek(SeekFrom::Start(range.start)).map_err(|error| explain(&path, error))?;
+                }
+                let reading = Reading { file, path, left: range.end.saturating_sub(range.start) };
+                let (first, reading) = reading.chunk()?;
+                Ok((size, first, reading))
+            })
+            .await?;
+        Ok(Object { size, stream: read_ahead(first, reading) })
+    }
+
+    async fn size(&self, location: &str) -> Result<Option<u64>> {
+        let path = self.file(location)?;
+        self.with(move |_| match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(found.is_file().then_some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(explain(&path, error)),
+        })
+        .await
+    }
+
+    async fn delete(&self, location: &str) -> Result<()> {
+        let path = self.file(location)?;
+        self.with(move |_| match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(explain(&path, error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let after = after.unwrap_or_default().to_owned();
+        self.with(move |root| {
+            let mut listed = Vec::new();
+            walk(root, "blobs/", &after, limit, &mut listed)?;
+            Ok(listed)
+        })
+        .await
+    }
+
+    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>> {
+        self.with(move |root| {
+            let mut listed = Vec::new();
+            for (name, _) in entries(&root.join("uploads"))? {
+                let location = format!("uploads/{name}");
+                let found = key::is_sound(&location).then(|| describe(root, location)).transpose()?.flatten();
+                listed.extend(found.filter(|upload| upload.modified < before));
+                if listed.len() >= limit {
+                    break;
+                }
+            }
+            Ok(listed)
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<()> {
+        const PROOF: &[u8] = b"written, read back, and gone again";
+        self.with(|root| {
+            let folder = root.join("uploads");
+            let proof = || -> io::Result<bool> {
+                let mut file = new_upload(&folder)?;
+                file.write_all(PROOF)?;
+                file.as_file().sync_data()?;
+                let same = fs::read(file.path())? == PROOF;
+                file.close()?;
+                Ok(same)
+            };
+            match proof() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Error::new(
+                    Kind::Damaged,
+                    format!("{} gives back other bytes than were written: check the disk", folder.display()),
+                )),
+                Err(error) => Err(explain(&folder, error)),
+            }
+        })
+        .await
+    }
+}
+
+/// Bytes on their way into the folder. They are gathered into chunks; one is on its way to the disk while the next comes in.
+struct DiskUpload {
+    disk: Disk,
+    buffer: Vec<u8>,
+    written: Written,
+}
+
+/// How far the file is. It belongs to the thread that writes it, so that it cannot be renamed before that is done.
+enum Written {
+    Nothing,
+    Writing(JoinHandle<Result<NamedTempFile>>),
+    Failed,
+}
+
+impl DiskUpload {
+    /// Waits for the chunk that is on its way. Whatever stops it midway leaves an upload that cannot be committed.
+    async fn settle(&mut self) -> Result<Option<NamedTempFile>> {
+        match mem::replace(&mut self.written, Written::Failed) {
+            Written::Nothing => Ok(None),
+            Written::Writing(task) => finished(task).await.map(Some),
+            Written::Failed => Err(Error::new(Kind::Internal, "an upload went on after it had failed")),
+        }
+    }
+
+    async fn flush(&mut self, chunk: Bytes) -> Result<()> {
+        let file = self.settle().await?;
+        let folder = self.disk.root.join("uploads");
+        self.written = Written::Writing(spawn_blocking(move || append(file, &folder, &chunk)));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Upload for DiskUpload {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        if self.buffer.is_empty() && bytes.len() >= CHUNK {
+            return self.flush(bytes).await;
+        }
+        self.buffer.extend_from_slice(&bytes);
+        if self.buffer.len() >= CHUNK {
+            let chunk = mem::take(&mut self.buffer).into();
+            self.flush(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
+        key::check(key, &["blobs/"])?;
+        let file = self.settle().await?;
+        let rest = mem::take(&mut self.buffer);
+        let (location, path) = (key.to_owned(), self.disk.root.join(key));
+        self.disk
+            .with(move |root| {
+                let file = append(file, &root.join("uploads"), &rest)?;
+                publish(file, &path).map_err(|error| explain(&path, error))?;
+                Ok(location)
+            })
+            .await
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        // The file goes with its handle; only the deletion itself should not hold up a request's thread.
+        if let Ok(Some(file)) = self.settle().await {
+            drop(spawn_blocking(move || drop(file)).await);
+        }
+    }
+}
+
+fn append(file: Option<NamedTempFile>, folder: &Path, chunk: &[u8]) -> Result<NamedTempFile> {
+    let append = || {
+        let mut file = file.map_or_else(|| new_upload(folder), Ok)?;
+        file.write_all(chunk)?;
+        Ok(file)
+    };
+    append().map_err(|error| explain(folder, error))
+}
+
+/// A new file of mode 0600, deleted when its handle is dropped.
+fn new_upload(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix("upload-").rand_bytes(16).tempfile_in(folder)
+}
+
+/// Makes a written file durable under its final name.
+fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    file.as_file().sync_data()?;
+    make_folder(folder)?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Makes a folder and those above it, each one durable. Fine if it is there.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_folder(parent)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // Somebody else made it meanwhile; they may not have come to the fsync yet.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
+        _ => File::open(parent)?.sync_all(),
+    }
+}
+
+/// Opens a regular file for reading and tells its size. A link is nothing that Larder made: it is not there.
+fn open_file(path: &Path) -> io::Result<(File, u64)> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
+}
+
+/// A file that is being read.
+struct Reading {
+    file: File,
+    path: PathBuf,
+    left: u64,
+}
+
+impl Reading {
+    /// The next chunk, and what is left to read after it: nothing, at the end of the range or of the file.
+    fn chunk(mut self) -> Result<(Bytes, Option<Self>)> {
+        let wanted = usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK));
+        let mut chunk = Vec::with_capacity(wanted);
+        let read =
+            (&mut self.file).take(wanted as u64).read_to_end(&mut chunk).map_err(|error| explain(&self.path, error))?;
+        self.left -= read as u64;
+        let more = read == wanted && self.left > 0;
+        Ok((chunk.into(), more.then_some(self)))
+    }
+}
+
+/// Streams the rest of a file; the next chunk is read while the one before it is sent.
+fn read_ahead(first: Bytes, reading: Option<Reading>) -> ByteStream {
+    type Ahead = Option<JoinHandle<Result<(Bytes, Option<Reading>)>>>;
+    let next = |reading: Option<Reading>| -> Ahead { reading.map(|reading| spawn_blocking(|| reading.chunk())) };
+    let rest = stream::unfold(next(reading), move |ahead| async move {
+        match finished(ahead?).await {
+            Ok((chunk, reading)) => Some((Ok(chunk), next(reading))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    stream::iter((!first.is_empty()).then_some(Ok(first))).chain(rest).boxed()
+}
+
+/// Adds the files below `folder` (a location that ends with a slash), in the order of their locations.
+fn walk(root: &Path, folder: &str, after: &str, limit: usize, listed: &mut Vec<Stored>) -> Result<()> {
+    for (name, is_folder) in entries(&root.join(folder))? {
+        if listed.len() >= limit {
+            break;
+        }
+        let location = format!("{folder}{name}");
+        if !key::is_sound(location.trim_end_matches('/')) {
+            continue;
+        }
+        if is_folder {
+            if location.as_str() > after || after.starts_with(&location) {
+                walk(root, &location, after, limit, listed)?;
+            }
+        } else if location.as_str() > after {
+            listed.extend(describe(root, location)?);
+        }
+    }
+    Ok(())
+}
+
+/// The names in a folder, sorted as their locations sort; those of folders end with a slash, and links are left out.
+fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
+    let read = || -> io::Result<Vec<(String, bool)>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if let (Ok(name), true) = (entry.file_name().into_string(), kind.is_dir() || kind.is_file()) {
+                names.push((if kind.is_dir() { name + "/" } else { name }, kind.is_dir()));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|error| explain(folder, error)),
+    }
+}
+
+/// A file as the listing shows it; `None` if it went away meanwhile.
+fn describe(root: &Path, location: String) -> Result<Option<Stored>> {
+    let path = root.join(&location);
+    let found = fs::symlink_metadata(&path).and_then(|found| Ok((found.len(), found.modified()?)));
+    match found {
+        Ok((size, modified)) => Ok(Some(Stored { location, size, modified: time(modified) })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(explain(&path, error)),
+    }
+}
+
+fn time(at: SystemTime) -> Time {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Waits for work on a blocking thread.
+async fn finished<T>(task: JoinHandle<Result<T>>) -> Result<T> {
+    task.await.unwrap_or_else(|error| Err(Error::internal("reading or writing stored bytes", error)))
+}
+
+/// Says what an operator can do about a failure.
+fn explain(path: &Path, error: io::Error) -> Error {
+    use io::ErrorKind as Io;
+    let place = path.display();
+    let (kind, message) = match error.kind() {
+        Io::NotFound => (Kind::NotFound, format!("{place} is not there")),
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (
+            Kind::Full,
+            format!("no room left for {place}: free some space on that disk (`larder gc` may help), then try again"),
+        ),
+        Io::PermissionDenied => (
+            Kind::Unavailable,
+            format!("Larder may not write {place}: give the folder to the user that Larder runs as, with mode 0700"),
+        ),
+        Io::ReadOnlyFilesystem => {
+            (Kind::Unavailable, format!("{place} is on a file system that can only be read: mount it for writing"))
+        }
+        Io::NotADirectory | Io::AlreadyExists => {
+            (Kind::Unavailable, format!("{place} cannot be made: a file of that name is in the way of a folder"))
+        }
+        _ => (Kind::Unavailable, format!("the disk failed at {place}: {error}")),
+    };
+    Error::new(kind, message).caused_by(error)
+}

@@ -1,0 +1,464 @@
+//! Bytes in an S3 bucket: AWS, or any server that speaks its protocol.
+//!
+//! S3 cannot rename, and a blob's name is known only after its last byte. So an object up to [`SMALL`] is gathered in memory
+//! and put straight at its key; a larger one goes as a multipart upload to `large/ID`, and the database keeps that location.
+//! A note under `uploads/` says which multipart upload belongs to it until it is complete, so that one whose server died
+//! can be found and aborted; a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`) is a good second net.
+
+use std::{fmt, mem, ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use larder_blobs::store::{Object, Store, Stored, Upload};
+use larder_core::{Error, Kind, Result, Time};
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, GetRange, MultipartId, ObjectMeta, ObjectStore, ObjectStoreExt,
+    RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    multipart::{MultipartStore, PartId},
+    path::Path,
+};
+use tokio::task::JoinHandle;
+
+use super::key;
+
+/// The largest object that is put in one request, and the size of the first parts of a larger one.
+const SMALL: usize = 8 * 1024 * 1024;
+
+/// Parts double in size every so many parts: S3 allows 10,000, which is then enough for its largest object (5 TiB), while
+/// 100 GB need no part above 64 MiB.
+const PARTS_OF_ONE_SIZE: usize = 1_000;
+
+/// How to reach a bucket.
+#[derive(Clone, Default)]
+pub struct S3Options {
+    /// `https://s3.example.org`; `None` for AWS itself. With `http:` nothing is encrypted on the way.
+    pub endpoint: Option<String>,
+    /// `None` is `us-east-1`, which most other servers do not look at.
+    pub region: Option<String>,
+    /// `None` takes the credentials that the machine has (environment, instance role).
+    pub access_key: Option<String>,
+    /// Belongs to the access key.
+    pub secret_key: Option<String>,
+    /// `endpoint/bucket/key`, as most servers beside AWS want it, instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+}
+
+impl fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Options")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("access_key", &self.access_key)
+            .field("secret_key", &self.secret_key.as_ref().map(|_| "redacted"))
+            .field("path_style", &self.path_style)
+            .finish()
+    }
+}
+
+/// A bucket, or what lies below a prefix in it, as a store.
+#[derive(Clone)]
+pub struct S3 {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: AmazonS3,
+    /// Empty, or ends with a slash.
+    prefix: String,
+    /// For messages: `s3://bucket/prefix`.
+    place: String,
+}
+
+impl S3 {
+    /// Opens `bucket`, everything below `prefix` (which may be empty). Nothing is asked of the server yet.
+    pub fn open(bucket: &str, prefix: &str, options: S3Options) -> Result<Self> {
+        let place = if prefix.is_empty() { format!("s3://{bucket}") } else { format!("s3://{bucket}/{prefix}") };
+        if bucket.is_empty() || !(prefix.is_empty() || key::is_sound(prefix)) {
+            return Err(Error::invalid(format!(
+                "`{place}` does not name a bucket: write s3://BUCKET or s3://BUCKET/PREFIX, the prefix with letters, \
+                 digits, `-`, `.` and `/`"
+            )));
+        }
+        if options.access_key.is_some() != options.secret_key.is_some() {
+            return Err(Error::invalid("an S3 access key and its secret key go together: give both or neither"));
+        }
+        let client = client(bucket, options).map_err(|error| {
+            Error::invalid(format!("the S3 settings for {place} do not work: {error}")).caused_by(error)
+        })?;
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Ok(Self { shared: Arc::new(Shared { client, prefix, place }) })
+    }
+}
+
+fn client(bucket: &str, options: S3Options) -> object_store::Result<AmazonS3> {
+    // Whoever comes first installs it for the whole program; to come second is fine.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(options.region.as_deref().unwrap_or("us-east-1"))
+        .with_virtual_hosted_style_request(!options.path_style)
+        .with_allow_http(plain)
+        .with_disable_bulk_delete(true)
+        .with_client_options(
+            ClientOptions::new()
+                // No limit on the whole of a request, which may be a large download: on each step of it.
+                .with_timeout_disabled()
+                .with_read_timeout(Duration::from_mins(1))
+                .with_connect_timeout(Duration::from_secs(5))
+                .with_allow_http(plain),
+        )
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(5),
+                base: 2.0,
+            },
+            max_retries: 5,
+            retry_timeout: Duration::from_secs(30),
+        });
+    if let Some(endpoint) = options.endpoint {
+        // For the other style the client wants the bucket within the endpoint.
+        let endpoint = match endpoint.split_once("://") {
+            Some((scheme, host)) if !options.path_style => format!("{scheme}://{bucket}.{host}"),
+            _ => endpoint,
+        };
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    if let (Some(access), Some(secret)) = (options.access_key, options.secret_key) {
+        builder = builder.with_access_key_id(access).with_secret_access_key(secret);
+    }
+    builder.build()
+}
+
+impl Shared {
+    fn path(&self, location: &str) -> Result<Path> {
+        key::check(location, &["blobs/", "large/", "uploads/"])?;
+        Ok(self.raw(location))
+    }
+
+    fn raw(&self, location: &str) -> Path {
+        Path::from(format!("{}{location}", self.prefix))
+    }
+
+    fn stored(&self, meta: &ObjectMeta) -> Option<Stored> {
+        let location = meta.location.as_ref().strip_prefix(&self.prefix)?.to_owned();
+        let modified = Time::from_micros(meta.last_modified.timestamp_micros());
+        key::is_sound(&location).then_some(Stored { location, size: meta.size, modified })
+    }
+
+    /// Objects below one folder, in order.
+    async fn list(&self, folder: &str, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let folder = self.raw(folder);
+        let listing = match after {
+            Some(after) => self.client.list_with_offset(Some(&folder), &self.raw(after)),
+            None => self.client.list(Some(&folder)),
+        };
+        listing
+            .try_filter_map(|meta| async move { Ok(self.stored(&meta)) })
+            .take(limit)
+            .try_collect()
+            .await
+            .map_err(|error| self.explain("listing", error))
+    }
+
+    /// Tells an operator what can be done; the asker learns only where it failed.
+    fn explain(&self, doing: &str, error: object_store::Error) -> Error {
+        use object_store::Error as Cause;
+        let place = &self.place;
+        match &error {
+            Cause::NotFound { .. } => {
+                Error::not_found(format!("{place} does not have it ({doing}); does the bucket exist?"))
+            }
+            Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => Error::new(
+                Kind::Upstream,
+                format!(
+                    "{place} refuses Larder ({doing}): check the access key, and that it may list, get, put and delete"
+                ),
+            ),
+            _ => Error::new(Kind::Upstream, format!("{place} failed ({doing}); trying again may help")),
+        }
+        .caused_by(error)
+    }
+}
+
+#[async_trait]
+impl Store for S3 {
+    async fn begin(&self) -> Result<Box<dyn Upload>> {
+        Ok(Box::new(S3Upload { shared: self.shared.clone(), buffer: BytesMut::new(), large: None, failed: false }))
+    }
+
+    async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
+        let shared = self.shared.clone();
+        let path = shared.path(location)?;
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        if !range.is_empty() {
+            match shared.client.get_opts(&path, options).await {
+                Ok(found) => {
+                    let size = found.meta.size;
+                    let stream = found.into_stream().map_err(move |error| shared.explain("reading", error));
+                    return Ok(Object { size, stream: stream.boxed() });
+                }
+                Err(object_store::Error::NotFound { source, .. }) => return Err(absent(location).caused_by(source)),
+                Err(error) => tracing::debug!(%error, location, "a range could not be read; asking for the size"),
+            }
+        }
+        // An empty range, or one that begins after the end, which the server refuses: then the size says it all.
+        match self.size(location).await? {
+            Some(size) if range.is_empty() || size <= range.start => {
+                Ok(Object { size, stream: stream::empty().boxed() })
+            }
+            Some(_) => Err(Error::new(Kind::Upstream, format!("{} failed (reading); try again", shared.place))),
+            None => Err(absent(location)),
+        }
+    }
+
+    async fn size(&self, location: &str) -> Result<Option<u64>> {
+        match self.shared.client.head(&self.shared.path(location)?).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.shared.explain("looking", error)),
+        }
+    }
+
+    async fn delete(&self, location: &str) -> Result<()> {
+        let path = self.shared.path(location)?;
+        if location.starts_with("uploads/") {
+            return self.shared.abort_noted(&path).await;
+        }
+        self.shared.delete(&path).await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let mut listed = Vec::new();
+        for folder in ["blobs/", "large/"] {
+            // A folder that comes before `after` has nothing to add, one that comes later has all of it.
+            let after = after.filter(|after| *after > folder);
+            if after.is_none_or(|after| after.starts_with(folder)) && listed.len() < limit {
+                listed.extend(self.shared.list(folder.trim_end_matches('/'), after, limit - listed.len()).await?);
+            }
+        }
+        Ok(listed)
+    }
+
+    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>> {
+        let mut uploads = self.shared.list("uploads", None, usize::MAX).await?;
+        uploads.retain(|upload| upload.modified < before);
+        uploads.truncate(limit);
+        Ok(uploads)
+    }
+
+    async fn check(&self) -> Result<()> {
+        const PROOF: &[u8] = b"written, read back, and gone again";
+        let shared = &self.shared;
+        let path = shared.raw(&format!("uploads/check-{}", fresh_name()?));
+        let proof = async {
+            shared.client.put(&path, PROOF.into()).await?;
+            let read = shared.client.get(&path).await?.bytes().await?;
+            shared.client.delete(&path).await?;
+            Ok(read == PROOF)
+        };
+        match proof.await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(Error::new(Kind::Damaged, format!("{} gives back other bytes than were put", shared.place)))
+            }
+            Err(error) => Err(shared.explain("checking that objects can be put, read and deleted", error)),
+        }
+    }
+}
+
+fn absent(location: &str) -> Error {
+    Error::not_found(format!("the bucket does not have {location}"))
+}
+
+/// A name that nobody else has taken.
+#[expect(clippy::disallowed_methods, reason = "only the bucket ever sees the name, and the Store port has no Random")]
+fn fresh_name() -> Result<String> {
+    let mut random = [0; 16];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
+        .map_err(|error| Error::internal("naming an object", error))?;
+    Ok(larder_core::digest::hex(&random))
+}
+
+/// Bytes on their way into the bucket.
+struct S3Upload {
+    shared: Arc<Shared>,
+    buffer: BytesMut,
+    large: Option<Large>,
+    failed: bool,
+}
+
+/// A multipart upload. One part is on its way while the next is gathered.
+struct Large {
+    location: String,
+    path: Path,
+    /// Says which multipart upload this is, for whoever finds it abandoned.
+    note: Path,
+    id: MultipartId,
+    parts: Vec<PartId>,
+    sending: Option<JoinHandle<object_store::Result<PartId>>>,
+    size: u64,
+}
+
+impl Shared {
+    async fn delete(&self, path: &Path) -> Result<()> {
+        match self.client.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.explain("deleting", error)),
+        }
+    }
+
+    async fn begin_large(&self) -> Result<Large> {
+        let name = fresh_name()?;
+        let location = format!("large/{name}");
+        let (path, note) = (self.raw(&location), self.raw(&format!("uploads/{name}")));
+        let explain = |error| self.explain("beginning a large object", error);
+        let id = self.client.create_multipart(&path).await.map_err(explain)?;
+        self.client.put(&note, id.clone().into_bytes().into()).await.map_err(explain)?;
+        Ok(Large { location, path, note, id, parts: Vec::new(), sending: None, size: 0 })
+    }
+
+    /// Takes back a multipart upload that a note tells of, and then the note.
+    async fn abort_noted(&self, note: &Path) -> Result<()> {
+        let explain = |error| self.explain("aborting an upload", error);
+        let id = match self.client.get(note).await {
+            Ok(found) => found.bytes().await.map_err(explain)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(explain(error)),
+        };
+        let name = note.filename().unwrap_or_default();
+        let path = self.raw(&format!("large/{name}"));
+        let id = String::from_utf8_lossy(&id).into_owned();
+        if !name.starts_with("check-") {
+            match self.client.abort_multipart(&path, &id).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(explain(error)),
+            }
+        }
+        self.delete(note).await
+    }
+}
+
+impl Large {
+    /// How large the part that is gathered now will be.
+    fn part_size(&self) -> usize {
+        let begun = self.parts.len() + usize::from(self.sending.is_some());
+        SMALL << (begun / PARTS_OF_ONE_SIZE)
+    }
+
+    async fn settle(&mut self, shared: &Shared) -> Result<()> {
+        if let Some(sending) = &mut self.sending {
+            let sent = sending.await;
+            self.sending = None;
+            let part = sent.map_err(|error| Error::internal("sending a part", error))?;
+            self.parts.push(part.map_err(|error| shared.explain("sending a part", error))?);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, shared: &Arc<Shared>, part: Bytes) -> Result<()> {
+        self.settle(shared).await?;
+        self.size += part.len() as u64;
+        let (shared, path, id, index) = (shared.clone(), self.path.clone(), self.id.clone(), self.parts.len());
+        self.sending = Some(tokio::spawn(async move { shared.client.put_part(&path, &id, index, part.into()).await }));
+        Ok(())
+    }
+
+    async fn complete(mut self, shared: &Arc<Shared>, rest: Bytes) -> Result<String> {
+        if !rest.is_empty() {
+            self.send(shared, rest).await?;
+        }
+        self.settle(shared).await?;
+        let explain = |error| shared.explain("completing a large object", error);
+        let parts = mem::take(&mut self.parts);
+        shared.client.complete_multipart(&self.path, &self.id, parts).await.map_err(explain)?;
+        // Servers have been seen to say yes and keep less.
+        let kept = shared.client.head(&self.path).await.map_err(explain)?.size;
+        if kept != self.size {
+            return Err(Error::new(
+                Kind::Upstream,
+                format!("{} kept {kept} of {} bytes of a large object", shared.place, self.size),
+            ));
+        }
+        // A note that stays names an upload that is complete: aborting it later changes nothing.
+        if let Err(error) = shared.delete(&self.note).await {
+            tracing::warn!(error = error.chain(), "the note of a completed upload stays for now");
+        }
+        Ok(self.location)
+    }
+}
+
+impl S3Upload {
+    async fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        loop {
+            let size = self.large.as_ref().map_or(SMALL, Large::part_size);
+            // Exactly `SMALL` bytes may be all there is.
+            if self.buffer.len() <= size {
+                return Ok(());
+            }
+            if self.large.is_none() {
+                self.large = Some(self.shared.begin_large().await?);
+            }
+            let part = self.buffer.split_to(size).freeze();
+            if let Some(large) = &mut self.large {
+                large.send(&self.shared, part).await?;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Upload for S3Upload {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        if mem::replace(&mut self.failed, true) {
+            return Err(Error::new(Kind::Internal, "an upload went on after it had failed"));
+        }
+        self.take_in(&bytes).await?;
+        self.failed = false;
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
+        key::check(key, &["blobs/"])?;
+        if self.failed {
+            return Err(Error::new(Kind::Internal, "an upload was committed after it had failed"));
+        }
+        let rest = mem::take(&mut self.buffer).freeze();
+        match self.large.take() {
+            Some(large) => large.complete(&self.shared, rest).await,
+            None => match self.shared.client.put(&self.shared.path(key)?, rest.into()).await {
+                Ok(_) => Ok(key.to_owned()),
+                Err(error) => Err(self.shared.explain("putting", error)),
+            },
+        }
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        if let Some(large) = self.large.take() {
+            large.abort(&self.shared).await;
+        }
+    }
+}
+
+impl Large {
+    async fn abort(mut self, shared: &Arc<Shared>) {
+        // A part that is still on its way would be kept, and paid for.
+        drop(self.settle(shared).await);
+        if let Err(error) = shared.abort_noted(&self.note).await {
+            tracing::warn!(error = error.chain(), "an upload could not be taken back; gc will try again");
+        }
+    }
+}
+
+impl Drop for S3Upload {
+    fn drop(&mut self) {
+        if let (Some(large), Ok(runtime)) = (self.large.take(), tokio::runtime::Handle::try_current()) {
+            let shared = self.shared.clone();
+            runtime.spawn(async move { large.abort(&shared).await });
+        }
+    }
+}
