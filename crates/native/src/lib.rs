@@ -1,1 +1,6 @@
-//! Placeholder until the first real file of this crate.
+//! The ports on an operating system: databases, stores, git, the network, the clock. Only this crate (and the program)
+//! touches files, sockets, processes and tasks.
+
+pub mod database;
+pub mod host;
+pub mod store;
