@@ -4,6 +4,7 @@
 //! protocol face maps from, the [`Format`](format::Format) trait that a room implements, and the
 //! [`Host`](host::Host) through which time, randomness and background work are passed in.
 
+pub mod bell;
 pub mod digest;
 pub mod error;
 pub mod format;
@@ -14,6 +15,7 @@ pub mod pattern;
 pub mod time;
 pub mod tree;
 
+pub use bell::Bell;
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use host::Host;
