@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn segments_decode_on_their_own() {
         let of = |path| Segments::of(path).map(Cow::into_owned).collect::<Vec<_>>();
-        assert_eq!(of("/npm/@acme%2fui/"), ["npm", "@acme/ui"]);
+        assert_eq!(of("/shelf/@acme%2fui/"), ["shelf", "@acme/ui"]);
         assert!(of("/").is_empty());
     }
 
