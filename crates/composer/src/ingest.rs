@@ -63,7 +63,9 @@ impl Shape {
         match self {
             Self::Text => value.is_string(),
             Self::List => value.as_array().is_some(),
-            Self::TextOrList => value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+            Self::TextOrList => {
+                value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string))
+            }
             Self::TextOrFlag => value.is_string() || value.is_boolean(),
             // PHP writes an empty object as an empty list.
             Self::Object => value.is_object() || value.as_array().is_some_and(Vec::is_empty),
@@ -157,9 +159,11 @@ fn check_binaries(metadata: &Map<String, Value>) -> Result<(), Skipped> {
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     };
-    binaries
-        .into_iter()
-        .try_for_each(|path| names::check_bin(path).map_err(|error| Skipped::because(format!("its {MANIFEST}, in \"bin\": {error}"))))
+    binaries.into_iter().try_for_each(|path| {
+        names::check_bin(path)
+            .map(drop)
+            .map_err(|error| Skipped::because(format!("its {MANIFEST}, in \"bin\": {error}")))
+    })
 }
 
 /// The part of the metadata that `list` and `search` answer with.

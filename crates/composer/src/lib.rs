@@ -1,8 +1,78 @@
 //! The room of Composer (PHP): its names, versions, documents and routes.
 //!
-//! Nothing outside this crate knows what Composer is, except the list of formats of the program.
+//! Nothing outside this crate knows what Composer is, except the list of formats of the program. [`Composer`] is what the
+//! rest of the house sees of it; [`routes`] is what clients see.
 
 pub mod branch;
 pub mod constraint;
+pub mod dist;
+mod documents;
+pub mod ingest;
 pub mod names;
+mod notify;
+pub mod render;
+pub mod routes;
+mod search;
 pub mod version;
+
+use std::cmp::Ordering;
+
+use async_trait::async_trait;
+use larder_core::{
+    Error, Result, Time,
+    format::{Format, Release, Skipped},
+    tree::{ByteSink, Snapshot, TreeStream},
+};
+
+pub use routes::ComposerRoom;
+
+/// Its id in grants, tables and commands.
+pub const ID: &str = "composer";
+
+/// The name of the one artifact of a version.
+pub const DIST: &str = "dist.zip";
+
+/// Composer as a format.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Composer;
+
+#[async_trait]
+impl Format for Composer {
+    fn id(&self) -> &'static str {
+        ID
+    }
+
+    fn title(&self) -> &'static str {
+        "Composer (PHP)"
+    }
+
+    fn manifests(&self) -> &'static [&'static str] {
+        &[ingest::MANIFEST]
+    }
+
+    fn take_in(&self, snapshot: &Snapshot<'_>) -> std::result::Result<Release, Skipped> {
+        ingest::take_in(snapshot)
+    }
+
+    fn artifact(&self) -> &'static str {
+        DIST
+    }
+
+    async fn pack(&self, committed: Time, files: TreeStream<'_>, out: &mut dyn ByteSink) -> Result<()> {
+        dist::pack(committed, files, out).await
+    }
+
+    fn compare(&self, a: &str, b: &str) -> Ordering {
+        version::compare(a, b)
+    }
+
+    fn package_name(&self, name: &str) -> Result<String> {
+        let name = name.to_ascii_lowercase();
+        names::check_package(&name).map_err(|error| Error::invalid(error.to_string()))?;
+        Ok(name)
+    }
+
+    fn install_snippet(&self, public_url: &str, name: &str) -> String {
+        format!("composer config repositories.larder composer {public_url}\ncomposer require {name}")
+    }
+}

@@ -57,8 +57,8 @@ fn newest_first(a: &str, b: &str) -> Ordering {
 }
 
 fn entry(version: &Listed, links: Links<'_>) -> Result<Map<String, Value>> {
-    let mut entry: Map<String, Value> =
-        serde_json::from_str(&version.metadata).map_err(|error| Error::internal("reading a version's metadata", error))?;
+    let mut entry: Map<String, Value> = serde_json::from_str(&version.metadata)
+        .map_err(|error| Error::internal("reading a version's metadata", error))?;
     let name = entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     if let Some(url) = links.source_url {
         entry.insert("source".to_owned(), json!({"type": "git", "url": url, "reference": version.reference}));
@@ -84,8 +84,11 @@ fn minify(entries: Vec<Map<String, Value>>) -> Vec<Value> {
     let mut previous: Map<String, Value> = Map::new();
     let mut minified = Vec::with_capacity(entries.len());
     for entry in entries {
-        let mut difference: Map<String, Value> =
-            entry.iter().filter(|(key, value)| previous.get(*key) != Some(value)).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut difference: Map<String, Value> = entry
+            .iter()
+            .filter(|(key, value)| previous.get(*key) != Some(value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         for key in previous.keys().filter(|key| !entry.contains_key(*key)) {
             difference.insert(key.clone(), "__unset".into());
         }

@@ -32,6 +32,8 @@ statements! {
     BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $3
         where v.package_id = $1 and v.reference = $2 order by v.version";
+    HAS_VERSION = "select 1 from versions v join packages p on p.id = v.package_id
+        where p.format = $1 and p.name = $2 and v.version = $3 limit 1";
     VERSION = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $2 where v.id = $1";
     ORIGIN = "select p.id, p.format, p.name, p.source_id, p.summary, p.created_at, p.changed_at
@@ -39,7 +41,8 @@ statements! {
     INSERT_VERSION = "insert into versions
         (id, package_id, version, display, reference, stable, listed, origin, released_at, metadata, created_at)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    SET_LISTED = "update versions set listed = $2 where id = $1";
+    LIST_AGAIN = "update versions set listed = 1, origin = $2 where id = $1";
+    UNLIST = "update versions set listed = 0 where id = $1";
     REMOVE_VERSION = "delete from versions where id = $1";
     REMOVE_UNBUILT = "delete from versions where id = $1 and listed = 0
         and not exists (select 1 from artifacts where version_id = $1)
@@ -54,6 +57,11 @@ statements! {
         values ($1, $2, $3, $4, $5, $6, $7)";
     NOT_BUILT = "insert into guard (holds) select case when exists (select 1 from versions where id = $1)
         and not exists (select 1 from artifacts where version_id = $1 and name = $2) then 1 end";
+}
+
+/// The topic under which a change of a package is told to the caches ([`changes`](crate::changes)).
+pub fn topic(format: &str, name: &str) -> String {
+    format!("package:{format}:{name}")
 }
 
 /// A named thing in one format.
@@ -202,6 +210,12 @@ pub async fn by_reference(db: &Db, package: Id, reference: &str, artifact: &str)
     rows.into_iter().map(|row| version(row.cells())).collect()
 }
 
+/// Whether a package has a version of this normal form, visible or not.
+pub async fn has_version(db: &Db, format: &str, name: &str, version: &str) -> Result<bool> {
+    let row = db.read_one(Statement::read(HAS_VERSION, [format.into(), name.into(), version.into()])).await?;
+    Ok(row.is_some())
+}
+
 /// The version with this id, and the package that it is of.
 pub async fn version_with_package(db: &Db, id: Id, artifact: &str) -> Result<Option<(Version, Package)>> {
     let found = db.read_one(Statement::read(VERSION, [id.into(), artifact.into()])).await?;
@@ -284,9 +298,14 @@ pub fn insert_version(package: Id, version: &Version, at: Time) -> Statement {
     )
 }
 
-/// Lists a version, or takes it off the list.
-pub fn set_listed(id: Id, listed: bool) -> Statement {
-    Statement::write(SET_LISTED, [id.into(), listed.into()])
+/// Lists a version that is here already, now from the ref `origin`.
+pub fn list_again(id: Id, origin: &str) -> Statement {
+    Statement::write(LIST_AGAIN, [id.into(), origin.into()])
+}
+
+/// Takes a version off the list.
+pub fn unlist(id: Id) -> Statement {
+    Statement::write(UNLIST, [id.into()])
 }
 
 /// Takes a version away with its artifacts.

@@ -55,9 +55,9 @@ impl CredentialKind {
     }
 
     /// What a secret of this kind is to the Git port. Forges take a token as the password of a user of their own.
-    fn open(self, username: Option<String>, secret: String) -> GitSecret {
+    fn open(self, username: Option<&str>, secret: String) -> GitSecret {
         let basic = |default: &str, secret: String| GitSecret::Basic {
-            username: username.clone().unwrap_or_else(|| default.to_owned()),
+            username: username.unwrap_or(default).to_owned(),
             password: secret,
         };
         match self {
@@ -215,7 +215,7 @@ pub fn open_for(vault: &Vault, credential: &Credential, url: &GitUrl) -> Result<
     match &credential.host {
         Some(host) if *host == origin => {
             let kind = CredentialKind::parse(&credential.kind)?;
-            Ok(kind.open(credential.username.clone(), unseal(vault, credential)?))
+            Ok(kind.open(credential.username.as_deref(), unseal(vault, credential)?))
         }
         other => Err(bound_elsewhere(credential, other.as_deref().unwrap_or("no host yet"), &origin)),
     }

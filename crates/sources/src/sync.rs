@@ -1,7 +1,7 @@
 //! One sync of one Git source: list its refs, fetch those that changed, read their manifests, show them to every
 //! format, and write what comes of it as one atomic batch. Nothing changed: one listing, and nothing written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use futures_util::TryStreamExt as _;
 use larder_core::{
@@ -262,9 +262,10 @@ impl Sources {
         for outcome in outcomes.iter() {
             for taken in &outcome.taken {
                 let name = (taken.format.clone(), taken.release.package.clone());
-                if !owners.contains_key(&name) {
-                    let found = packages::find(&self.db, &name.0, &name.1).await?;
-                    owners.insert(name, found.map(|package| package.source_id).unwrap_or(Some(source)));
+                if let Entry::Vacant(owner) = owners.entry(name) {
+                    let (format, package) = owner.key();
+                    let found = packages::find(&self.db, format, package).await?;
+                    owner.insert(found.map_or(Some(source), |package| package.source_id));
                 }
             }
         }
