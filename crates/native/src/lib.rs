@@ -3,4 +3,5 @@
 
 pub mod database;
 pub mod host;
+pub mod listener;
 pub mod store;
