@@ -95,7 +95,7 @@ pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
     }
     for field in LINKS {
         if let Some(links) = manifest.get(field) {
-            metadata.insert(field.to_owned(), checked_links(field, links)?);
+            metadata.insert(field.to_owned(), checked_links(field, links, &mut warnings)?);
         }
     }
     check_binaries(&metadata)?;
@@ -134,22 +134,27 @@ fn manifest(snapshot: &Snapshot<'_>) -> Result<Map<String, Value>, Skipped> {
     }
 }
 
-/// Checks `{"vendor/name": "constraint", …}`.
-fn checked_links(field: &str, links: &Value) -> Result<Value, Skipped> {
+/// Checks `{"vendor/name": "constraint", …}`. A client parses every constraint, but only warns about names.
+fn checked_links(field: &str, links: &Value, warnings: &mut Vec<String>) -> Result<Value, Skipped> {
     let wrong = |what: String| Skipped::because(format!("its {MANIFEST}, in \"{field}\": {what}"));
     let links = match links {
         Value::Object(links) => links,
         Value::Array(list) if list.is_empty() => return Ok(Value::Object(Map::new())),
         _ => return Err(wrong("it is not an object of names and constraints".to_owned())),
     };
+    let mut checked = Map::new();
     for (target, constraint) in links {
-        names::check_link(target).map_err(|error| wrong(error.to_string()))?;
+        let target = target.to_ascii_lowercase();
+        if let Err(error) = names::check_link(&target) {
+            warnings.push(format!("\"{field}\": {error}"));
+        }
         let text = constraint.as_str().ok_or_else(|| wrong(format!("the constraint on {target} is not a text")))?;
         if text != "self.version" {
             Constraint::parse(text).map_err(|error| wrong(format!("the constraint on {target}: {error}")))?;
         }
+        checked.insert(target, text.into());
     }
-    Ok(Value::Object(links.clone()))
+    Ok(Value::Object(checked))
 }
 
 /// Refuses binaries outside the package: clients before 2.10.2 would link to them.
@@ -174,8 +179,14 @@ fn summary(metadata: &Map<String, Value>) -> String {
 
 /// The version of a tag, which stays, or of a branch, which moves: `true`.
 fn version(snapshot: &Snapshot<'_>, manifest: &Map<String, Value>) -> Result<(Version, bool), Skipped> {
+    // Composer casts what is not a text; PHP writes 1.0 as 1.
+    let declared = manifest.get("version").and_then(|version| match version {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => number.as_f64().map(|number| number.to_string()),
+        _ => None,
+    });
     let (version, moves) = match snapshot.kind {
-        RefKind::Tag => (branch::version_of_tag(snapshot.name, manifest.get("version").and_then(Value::as_str)), false),
+        RefKind::Tag => (branch::version_of_tag(snapshot.name, declared.as_deref()), false),
         RefKind::Branch => (branch::version_of_branch(snapshot.name), true),
     };
     version.map(|version| (version, moves)).map_err(|skip| Skipped::because(skip.to_string()))

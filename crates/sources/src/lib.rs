@@ -13,6 +13,7 @@ pub mod settings;
 pub mod sync;
 pub mod url;
 pub mod vault;
+pub mod work;
 
 use std::sync::Arc;
 

@@ -201,7 +201,11 @@ impl Sources {
                 outcomes.push(self.show_to_formats(seen, &of_commit, default_branch));
             }
         }
-        outcomes.sort_by(|a, b| a.seen.cmp(&b.seen));
+        // Where several refs are the same version the first one is used: the default branch, then by name.
+        outcomes.sort_by(|a, b| {
+            let other = |outcome: &Outcome| default_branch != Some(outcome.seen.name.as_str());
+            other(a).cmp(&other(b)).then_with(|| a.seen.cmp(&b.seen))
+        });
         Ok(outcomes)
     }
 
