@@ -130,7 +130,8 @@ impl Writer {
                 return Ok(());
             }
             if blobs.reuse(&stored.digest).await? {
-                return blobs.inner.store.delete(&location).await;
+                blobs.discard_unclaimed(&location).await;
+                return Ok(());
             }
         }
         Err(Error::new(Kind::Unavailable, "too many others put the same bytes just now; try again"))
@@ -181,11 +182,15 @@ impl Blobs {
         self.inner.hot.forget(&stored.digest);
         if let Some(damaged) = before.filter(|before| before.location != location) {
             tracing::info!(digest = %stored.digest, location, "a damaged blob was healed");
-            // What is left of the damaged bytes has no row any more; if it stays, `gc` finds it.
-            if let Err(error) = self.inner.store.delete(&damaged.location).await {
-                tracing::warn!(error = error.chain(), "damaged bytes stay for now");
-            }
+            self.discard_unclaimed(&damaged.location).await;
         }
         Ok(true)
+    }
+
+    /// Takes away bytes that no row refers to. If that fails they stay, and `gc` finds them.
+    async fn discard_unclaimed(&self, location: &str) {
+        if let Err(error) = self.inner.store.delete(location).await {
+            tracing::warn!(location, error = error.chain(), "bytes without a row stay for now");
+        }
     }
 }

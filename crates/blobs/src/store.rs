@@ -46,8 +46,9 @@ pub trait Store: Send + Sync {
     /// Takes the object away; fine if it is not there.
     async fn delete(&self, location: &str) -> Result<()>;
 
-    /// Lists objects in the order of their locations (by bytes), those after `after`, `limit` at most. Nothing but what
-    /// uploads can commit is listed: whatever else lies in the same folder or bucket is somebody else's.
+    /// Lists objects, a page of at most `limit`, in an order of the store's own (some S3 servers sort by folders): those
+    /// that come after `after`, the last location of the page before. Nothing but what uploads can commit is listed:
+    /// whatever else lies in the same folder or bucket is somebody else's.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
 
     /// Lists uploads that were begun before `before` and never committed, `limit` at most; their locations can be deleted.

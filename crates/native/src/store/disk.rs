@@ -206,7 +206,13 @@ impl Upload for DiskUpload {
         self.disk
             .with(move |root| {
                 let file = append(file, &root.join("uploads"), &rest)?;
-                publish(file, &path).map_err(|error| explain(&path, error))?;
+                publish(file, &path).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Error::new(
+                        Kind::Unavailable,
+                        "the upload took so long that it was taken away as abandoned; send it again",
+                    ),
+                    _ => explain(&path, error),
+                })?;
                 Ok(location)
             })
             .await

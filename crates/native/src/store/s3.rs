@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use larder_blobs::store::{Object, Store, Stored, Upload};
-use larder_core::{Error, Kind, Result, Time};
+use larder_core::{Error, Kind, Result, Time, digest::hex, host::Random};
 use object_store::{
     BackoffConfig, ClientOptions, GetOptions, GetRange, MultipartId, ObjectMeta, ObjectStore, ObjectStoreExt,
     RetryConfig,
@@ -22,6 +22,7 @@ use object_store::{
 use tokio::task::JoinHandle;
 
 use super::key;
+use crate::host::SystemRandom;
 
 /// The largest object that is put in one request, and the size of the first parts of a larger one.
 const SMALL: usize = 8 * 1024 * 1024;
@@ -106,7 +107,7 @@ fn client(bucket: &str, options: S3Options) -> object_store::Result<AmazonS3> {
             ClientOptions::new()
                 // No limit on the whole of a request, which may be a large download: on each step of it.
                 .with_timeout_disabled()
-                .with_read_timeout(Duration::from_mins(1))
+                .with_read_timeout(Duration::from_secs(60))
                 .with_connect_timeout(Duration::from_secs(5))
                 .with_allow_http(plain),
         )
@@ -253,7 +254,7 @@ impl Store for S3 {
     async fn check(&self) -> Result<()> {
         const PROOF: &[u8] = b"written, read back, and gone again";
         let shared = &self.shared;
-        let path = shared.raw(&format!("uploads/check-{}", fresh_name()?));
+        let path = shared.raw(&format!("uploads/check-{}", fresh_name()));
         let proof = async {
             shared.client.put(&path, PROOF.into()).await?;
             let read = shared.client.get(&path).await?.bytes().await?;
@@ -274,13 +275,11 @@ fn absent(location: &str) -> Error {
     Error::not_found(format!("the bucket does not have {location}"))
 }
 
-/// A name that nobody else has taken.
-#[expect(clippy::disallowed_methods, reason = "only the bucket ever sees the name, and the Store port has no Random")]
-fn fresh_name() -> Result<String> {
+/// A name that nobody else has taken. Only the bucket ever sees it.
+fn fresh_name() -> String {
     let mut random = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
-        .map_err(|error| Error::internal("naming an object", error))?;
-    Ok(larder_core::digest::hex(&random))
+    SystemRandom::default().fill(&mut random);
+    hex(&random)
 }
 
 /// Bytes on their way into the bucket.
@@ -312,7 +311,7 @@ impl Shared {
     }
 
     async fn begin_large(&self) -> Result<Large> {
-        let name = fresh_name()?;
+        let name = fresh_name();
         let location = format!("large/{name}");
         let (path, note) = (self.raw(&location), self.raw(&format!("uploads/{name}")));
         let explain = |error| self.explain("beginning a large object", error);
