@@ -4,7 +4,8 @@
 //! A family file looks like this: its texts, declared once with `statements!`; functions that read (`async`, over
 //! [`Db`]); and functions that give a [`Statement`], which the operation above puts into its batch, its event beside
 //! it. Every text is `$1` style, the same for both databases, and prepares without values: where PostgreSQL could not
-//! tell the type of a parameter, write `cast($1 as bigint)`. The texts that must differ live in [`dialect`].
+//! tell the type of a parameter, write `cast($1 as bigint)`. A `sum` is cast to bigint as well, because PostgreSQL makes
+//! it a numeric. The texts that must differ live in [`dialect`].
 
 /// Declares the SQL texts of a family, each a constant of its file, and lists them for the test that prepares every
 /// text on every database: `statements! { FIND = "select …"; REMOVE = "delete …"; }`. Texts may have comments.
@@ -38,7 +39,7 @@ pub mod tokens;
 
 use std::sync::Arc;
 
-use larder_core::{Host, Result};
+use larder_core::{Error, Host, Result};
 
 pub use batch::{Batch, CommitError};
 pub use executor::{Dialect, Done, Executor, ExecutorError, Row, Statement, Value};
@@ -96,6 +97,7 @@ impl Db {
 
     /// Runs one reading statement. What needs two reads to agree with each other is one statement, or a batch.
     pub async fn read(&self, statement: Statement) -> Result<Vec<Row>> {
+        readable(&statement)?;
         Ok(self.executor.query(statement).await?)
     }
 
@@ -110,6 +112,7 @@ impl Db {
         if statements.is_empty() {
             return Ok(Vec::new());
         }
+        statements.iter().try_for_each(readable).map_err(CommitError::Other)?;
         let notifies = statements.iter().any(changes::is_notification);
         let done = self.executor.batch(statements).await?;
         if notifies {
@@ -117,6 +120,15 @@ impl Db {
         }
         Ok(done)
     }
+}
+
+/// PostgreSQL knows no text with a NUL character. Refused here, it is the asker's mistake on every database.
+fn readable(statement: &Statement) -> Result<()> {
+    let has_nul = |value: &Value| matches!(value, Value::Text(Some(text)) if text.contains('\0'));
+    if statement.values.iter().any(has_nul) {
+        return Err(Error::invalid("a text with a NUL character cannot be kept; leave it out"));
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Db {

@@ -67,6 +67,8 @@ pub enum SourceState {
     Failed,
     /// The last sync would have dropped too much; what is here stays until somebody decides.
     Held,
+    /// Somebody decided: the next sync may drop as much as it wants.
+    Released,
 }
 
 impl SourceState {
@@ -77,6 +79,7 @@ impl SourceState {
             Self::Ok => "ok",
             Self::Failed => "failed",
             Self::Held => "held",
+            Self::Released => "released",
         }
     }
 
@@ -85,6 +88,7 @@ impl SourceState {
             "ok" => Self::Ok,
             "failed" => Self::Failed,
             "held" => Self::Held,
+            "released" => Self::Released,
             _ => Self::New,
         }
     }
@@ -150,7 +154,7 @@ pub fn synced(id: Id, at: Time, report: &str) -> Statement {
     Statement::write(SYNCED, [id.into(), at.into(), report.into()])
 }
 
-/// A sync failed or is held.
+/// A sync failed or is held, or a held one is released.
 pub fn troubled(id: Id, state: SourceState, problem: &str) -> Statement {
     Statement::write(TROUBLED, [id.into(), state.as_str().into(), problem.into()])
 }

@@ -1,0 +1,36 @@
+//! The one list of formats. A new format is one new crate and one line in each of these functions.
+
+use std::sync::Arc;
+
+use larder_composer::{Composer, ComposerRoom};
+use larder_core::format::Format;
+use larder_db::changes::Change;
+use larder_http::Room;
+
+use crate::house::House;
+
+/// Every format.
+pub fn formats() -> Arc<[Arc<dyn Format>]> {
+    [Arc::new(Composer) as Arc<dyn Format>].into()
+}
+
+/// A room, and how it hears of changes.
+pub struct Furnished {
+    /// What answers requests.
+    pub room: Arc<dyn Room>,
+    /// What forgets stale documents.
+    pub listener: Box<dyn Fn(&Change) + Send + Sync>,
+}
+
+/// The rooms of all formats, for a server that clients reach at `public_url`.
+pub fn rooms(house: &House, public_url: &str) -> Vec<Furnished> {
+    let composer = Arc::new(ComposerRoom::new(
+        house.db.clone(),
+        house.blobs.clone(),
+        house.sources.clone(),
+        house.recorder.clone(),
+        public_url.to_owned(),
+    ));
+    let listening = Arc::clone(&composer);
+    vec![Furnished { room: composer, listener: Box::new(move |change| listening.on_change(change)) }]
+}
