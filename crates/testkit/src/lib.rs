@@ -1,1 +1,7 @@
-//! Placeholder until the first real file of this crate.
+//! What everybody's tests stand on: scratch databases, and a host whose time a test sets.
+
+pub mod database;
+pub mod host;
+
+pub use database::Scratch;
+pub use host::FakeClock;
