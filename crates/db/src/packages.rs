@@ -32,6 +32,11 @@ statements! {
     BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $3
         where v.package_id = $1 and v.reference = $2 order by v.version";
+    KEPT = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, q.name,
+        a.digest, a.size, a.sha1
+        from versions v left join pointers q on q.version_id = v.id
+        left join artifacts a on a.version_id = v.id and a.name = $2
+        where v.package_id = $1 order by v.released_at desc, v.id desc";
     HAS_VERSION = "select 1 from versions v join packages p on p.id = v.package_id
         where p.format = $1 and p.name = $2 and v.version = $3 limit 1";
     VERSION = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
@@ -208,6 +213,64 @@ pub async fn visible(db: &Db, package: Id, artifact: &str) -> Result<Vec<Version
 pub async fn by_reference(db: &Db, package: Id, reference: &str, artifact: &str) -> Result<Vec<Version>> {
     let rows = db.read(Statement::read(BY_REFERENCE, [package.into(), reference.into(), artifact.into()])).await?;
     rows.into_iter().map(|row| version(row.cells())).collect()
+}
+
+/// A version as people who look after a package see it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its identity.
+    pub id: Id,
+    /// Normal form.
+    pub version: String,
+    /// As its author wrote it.
+    pub display: String,
+    /// What its bytes are made from.
+    pub reference: String,
+    /// Whether it is a stable release.
+    pub stable: bool,
+    /// Whether it is visible without a pointer.
+    pub listed: bool,
+    /// The ref or the upload that it came from.
+    pub origin: String,
+    /// When it was released.
+    pub released_at: Time,
+    /// The pointer that names it.
+    pub pointer: Option<String>,
+    /// Its artifact, once that is built.
+    pub artifact: Option<Artifact>,
+}
+
+impl Kept {
+    /// Whether it is in the metadata.
+    pub fn visible(&self) -> bool {
+        self.listed || self.pointer.is_some()
+    }
+}
+
+/// Every version of a package, visible or not, the newest first, each with its artifact of this name. One that several
+/// pointers name comes once for each.
+pub async fn kept(db: &Db, package: Id, artifact: &str) -> Result<Vec<Kept>> {
+    let rows = db.read(Statement::read(KEPT, [package.into(), artifact.into()])).await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut cells = row.cells();
+            Ok(Kept {
+                id: cells.id()?,
+                version: cells.text()?,
+                display: cells.text()?,
+                reference: cells.text()?,
+                stable: cells.boolean()?,
+                listed: cells.boolean()?,
+                origin: cells.text()?,
+                released_at: cells.time()?,
+                pointer: cells.optional_text()?,
+                artifact: match (cells.optional_digest()?, cells.optional_count()?, cells.optional_text()?) {
+                    (Some(digest), Some(size), Some(sha1)) => Some(Artifact { digest, size, sha1 }),
+                    _ => None,
+                },
+            })
+        })
+        .collect()
 }
 
 /// Whether a package has a version of this normal form, visible or not.

@@ -157,6 +157,11 @@ pub async fn find(db: &Db, name_or_id: &str) -> Result<Credential> {
     })
 }
 
+/// Whether the vault can still open a credential; if not, the error says why and what to do.
+pub fn check_seal(vault: &Vault, credential: &Credential) -> Result<()> {
+    unseal(vault, credential).map(drop)
+}
+
 /// Takes a credential away that no source uses.
 pub async fn remove(db: &Db, actor: &Actor, name_or_id: &str) -> Result<Credential> {
     let credential = find(db, name_or_id).await?;

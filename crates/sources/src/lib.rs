@@ -2,12 +2,13 @@
 //!
 //! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
 //! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
-//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources.
+//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`packages`] takes packages away.
 
 pub mod artifacts;
 pub mod credentials;
 pub mod git;
 pub mod manage;
+pub mod packages;
 pub mod plan;
 pub mod settings;
 pub mod sync;
