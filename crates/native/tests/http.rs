@@ -1,6 +1,8 @@
 //! The HTTP kit behind the real listener, on a real socket, spoken to in raw bytes: what a client library would never
 //! send is what is of interest here.
 
+#![expect(clippy::unwrap_used, reason = "the functions around the tests are tests too")]
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -71,9 +73,10 @@ impl TestRoom {
 
     fn endless(&self) -> Response {
         let guard = Dropped(self.ended.clone());
+        let piece = Bytes::from(vec![b'x'; 65_536]);
         let stream = stream::repeat_with(move || {
             let _held = &guard;
-            Ok(Bytes::from_static(&[b'x'; 65_536]))
+            Ok(piece.clone())
         });
         Response { body: Body::Stream { len: None, stream: stream.boxed() }, ..Response::default() }
     }
@@ -106,8 +109,8 @@ impl Room for TestRoom {
             ("/room/file", true) => {
                 let bytes = &self.bytes;
                 let open = |range: Option<std::ops::Range<u64>>| async move {
-                    let range = range.unwrap_or(0..bytes.len() as u64);
-                    Ok(Body::from(bytes.slice(range.start as usize..range.end as usize)))
+                    let at = |position| usize::try_from(position).unwrap();
+                    Ok(Body::from(range.map_or(bytes.clone(), |range| bytes.slice(at(range.start)..at(range.end)))))
                 };
                 self.file.respond(request, open).await
             }
@@ -132,10 +135,13 @@ impl Room for TestRoom {
     }
 }
 
+/// Who, which package, with what result, from where, with which program.
+type Seen = (String, Option<String>, u16, IpAddr, Option<String>);
+
 /// Everything around the room, as simple as it can be.
 #[derive(Default)]
 struct Around {
-    accesses: Mutex<Vec<(String, Option<String>, u16, IpAddr, Option<String>)>>,
+    accesses: Mutex<Vec<Seen>>,
     broken: AtomicBool,
 }
 
@@ -476,6 +482,16 @@ async fn bodies_are_bounded() {
     assert_eq!(status(&server.talk(post("Transfer-Encoding: chunked\r\n", "zz\r\n")).await), 400);
     let patient = server.talk(post("Content-Length: 4\r\nExpect: 100-continue\r\n", "echo")).await;
     assert!(patient.starts_with("HTTP/1.1 100 "), "{patient}");
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_told_why_once_it_is_sent() {
+    let server = Server::start().await;
+    let mut stream = server.connect().await;
+    let head = format!("POST /room/echo HTTP/1.1\r\nHost: x\r\n{AUTH}Content-Length: {}\r\n\r\n", 8 << 20);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    timeout(AT_MOST, stream.write_all(&vec![b'x'; 8 << 20])).await.unwrap().expect("the connection was reset");
+    assert_eq!(status(&rest_of(&mut stream).await), 413);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use larder_core::{Error, Kind, Result};
 use larder_http::{Body, Received, RequestBody, Response, Site};
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -35,6 +36,9 @@ use super::{
 
 /// The largest piece of a body that is read or buffered at once, in bytes.
 const BUFFER: usize = 128 * 1024;
+
+/// How long a client may go on sending what nobody wants.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// All that is said to a client whose head came too slowly.
 const LATE_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -71,22 +75,34 @@ impl Connection {
         // The watch has time limits of its own (`patience.rs`).
         http.header_read_timeout(None).max_header_size(shared.limits.head).max_buf_size(BUFFER);
         let service = service_fn(|request| answer(request, peer, &shared, &watched));
-        let mut connection = pin!(http.serve_connection(socket, service));
+        let mut connection = http.serve_connection(socket, service);
         let mut stopping = false;
         let end = poll_fn(|cx| {
             if watched.verdict() == Verdict::Close {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Err(None));
             }
             if !stopping && watched.must_stop() {
                 stopping = true;
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
-            connection.as_mut().poll(cx)
+            Pin::new(&mut connection).poll(cx).map_err(Some)
         })
         .await;
-        if let Err(error) = end {
-            tracing::debug!(%peer, %error, "connection ended");
+        match end {
+            Ok(()) if watched.left_unread() => linger(connection.into_parts().io.stream.into_inner()).await,
+            Ok(()) | Err(None) => {}
+            Err(Some(error)) => tracing::debug!(%peer, %error, "connection ended"),
         }
+    }
+}
+
+/// Throws away what a client still sends after it was refused. Closing at once would make its machine drop the answer
+/// before the client has read it.
+async fn linger(mut stream: TcpStream) {
+    let mut nowhere = vec![0; 16 * 1024];
+    let read = async { while stream.read(&mut nowhere).await.is_ok_and(|length| length > 0) {} };
+    if tokio::time::timeout(LINGER, read).await.is_err() {
+        tracing::debug!("a refused client did not stop sending");
     }
 }
 
@@ -106,7 +122,7 @@ async fn answer(
         let body = if incoming.is_end_stream() {
             RequestBody::default()
         } else {
-            RequestBody::arriving(Arriving::new(incoming, &shared.limits))
+            RequestBody::arriving(Arriving::new(incoming, &shared.limits, watched.clone()))
         };
         let address = shared.proxies.client(peer, &head.headers);
         let received = Received { method: head.method, uri: head.uri, headers: head.headers, body, address };
@@ -162,10 +178,12 @@ struct Arriving {
     /// Set only while nothing is there to read.
     alarm: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    ended: bool,
+    watched: Arc<Watched>,
 }
 
 impl Arriving {
-    fn new(incoming: Incoming, limits: &Limits) -> Self {
+    fn new(incoming: Incoming, limits: &Limits, watched: Arc<Watched>) -> Self {
         Self {
             incoming,
             began: Instant::now(),
@@ -174,6 +192,8 @@ impl Arriving {
             rate: limits.body_rate.max(1),
             alarm: None,
             waiting: false,
+            ended: false,
+            watched,
         }
     }
 
@@ -194,6 +214,14 @@ impl Arriving {
     }
 }
 
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.ended && !self.incoming.is_end_stream() {
+            self.watched.leave_unread();
+        }
+    }
+}
+
 impl http_body::Body for Arriving {
     type Data = Bytes;
     type Error = Error;
@@ -204,6 +232,7 @@ impl http_body::Body for Arriving {
             return Poll::Ready(Some(Err(Error::new(Kind::Timeout, "the request body came too slowly"))));
         };
         self.waiting = false;
+        self.ended = frame.is_none();
         Poll::Ready(frame.map(|frame| match frame {
             Ok(frame) => {
                 self.received += frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -65,6 +65,8 @@ struct State {
     phase: AtomicU64,
     /// The look at which the client stopped taking bytes, and 0 while it takes them.
     blocked: AtomicU64,
+    /// Whether a request was answered without reading all of its body.
+    unread: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -188,6 +190,15 @@ impl Watched {
             (false, 1..) => since.store(0, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// A request was answered without reading all of its body.
+    pub(super) fn leave_unread(&self) {
+        self.state.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn left_unread(&self) -> bool {
+        self.state.unread.load(Ordering::Relaxed)
     }
 
     /// Wakes `waker` when there is a verdict or a stop.
