@@ -44,7 +44,9 @@ impl GitUrl {
                 text.len()
             )));
         }
-        if text.starts_with('-') || text.contains("::") || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        // `ext::…` is a helper program; within the brackets of an IPv6 address `::` is a part of it.
+        let helper = text.split_once("::").is_some_and(|(before, _)| !before.contains("://["));
+        if text.starts_with('-') || helper || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return refuse("it would be read as an option or a helper program of git");
         }
         if !text.contains("://") {
@@ -68,7 +70,9 @@ impl GitUrl {
             _ => return refuse("only https, http, ssh and file are spoken"),
         };
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        if (transport == Transport::File) != host.is_empty() {
+        // The parser would take the first segment of `https:///x` as the host; git would not.
+        let slashes = text.split_once("://").is_some_and(|(_, rest)| rest.starts_with('/'));
+        if (transport == Transport::File) != (host.is_empty() || slashes) {
             return refuse(if host.is_empty() {
                 "it has no host"
             } else {
