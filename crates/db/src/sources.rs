@@ -24,6 +24,7 @@ statements! {
         values ($1, $2, $3, $4, $5, $6)
         on conflict (source_id, name) do update set commit_id = excluded.commit_id, skipped = excluded.skipped,
         warning = excluded.warning, changed_at = excluded.changed_at";
+    FORGET_SKIPPED = "delete from source_refs where skipped is not null";
     REMOVE_REF = "delete from source_refs where source_id = $1 and name = $2";
 }
 
@@ -209,6 +210,11 @@ pub fn put_ref(source: Id, seen: &SourceRef) -> Statement {
             seen.changed_at.into(),
         ],
     )
+}
+
+/// Forgets every ref that was skipped, of all sources, so that their next syncs look at them again.
+pub fn forget_skipped() -> Statement {
+    Statement::write(FORGET_SKIPPED, [])
 }
 
 /// Forgets a ref.

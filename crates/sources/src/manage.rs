@@ -123,6 +123,8 @@ impl Sources {
             .with(rows::exists(source.id))
             .with(packages::remove_of_source(source.id))
             .with(rows::remove(source.id))
+            // A package of it may be one that another source was refused.
+            .with(rows::forget_skipped())
             .with(events::record(host, &event))
             .with(changes::notify(host, "sources"));
         batch.extend(

@@ -18,18 +18,15 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Compares.
+    /// Compares. When a ref is gone, those that were skipped are looked at again: one of them may have its version.
     pub fn between(listed: &[RemoteRef], known: &[SourceRef]) -> Self {
-        let before: HashMap<&str, &str> = known.iter().map(|seen| (seen.name.as_str(), seen.commit.as_str())).collect();
         let now: HashSet<&str> = listed.iter().map(|one| one.name.as_str()).collect();
-        Self {
-            changed: listed
-                .iter()
-                .filter(|one| before.get(one.name.as_str()) != Some(&one.commit.as_str()))
-                .cloned()
-                .collect(),
-            gone: known.iter().filter(|seen| !now.contains(seen.name.as_str())).map(|seen| seen.name.clone()).collect(),
-        }
+        let gone: Vec<String> =
+            known.iter().filter(|seen| !now.contains(seen.name.as_str())).map(|seen| seen.name.clone()).collect();
+        let known = known.iter().filter(|seen| gone.is_empty() || seen.skipped.is_none());
+        let before: HashMap<&str, &str> = known.map(|seen| (seen.name.as_str(), seen.commit.as_str())).collect();
+        let moved = |one: &&RemoteRef| before.get(one.name.as_str()) != Some(&one.commit.as_str());
+        Self { changed: listed.iter().filter(moved).cloned().collect(), gone }
     }
 
     /// Whether there is nothing to do.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use larder_core::{Id, Time, format::Release};
-use larder_db::packages::VersionKey;
+use larder_db::{packages::VersionKey, sources::SourceRef};
 use larder_sources::{
     git::RemoteRef,
     plan::{Difference, MovedTags, Outcome, Plan, Planner, Taken},
@@ -73,24 +73,22 @@ fn plan(known: &[VersionKey], policy: MovedTags, outcomes: Vec<Outcome>, gone: &
     Planner::new(known, policy, Time::from_seconds(9)).plan(outcomes, gone, &new_id)
 }
 
+fn known(name: &str, commit: &str, skipped: Option<&str>) -> SourceRef {
+    let skipped = skipped.map(str::to_owned);
+    SourceRef { name: name.to_owned(), commit: commit.to_owned(), skipped, warning: None, changed_at: Time::default() }
+}
+
+#[test]
+fn a_skipped_ref_is_looked_at_again_when_another_one_is_gone() {
+    let known = [known("refs/tags/1", "a", None), known("refs/tags/v1", "a", Some("the same version"))];
+    let both = [seen("refs/tags/1", "a"), seen("refs/tags/v1", "a")];
+    assert!(Difference::between(&both, &known).is_empty());
+    assert_eq!(Difference::between(&both[1..], &known).changed, [seen("refs/tags/v1", "a")]);
+}
+
 #[test]
 fn only_what_differs_is_read() {
-    let known = [
-        larder_db::sources::SourceRef {
-            name: "refs/tags/1".to_owned(),
-            commit: "a".to_owned(),
-            skipped: None,
-            warning: None,
-            changed_at: Time::default(),
-        },
-        larder_db::sources::SourceRef {
-            name: "refs/tags/2".to_owned(),
-            commit: "b".to_owned(),
-            skipped: None,
-            warning: None,
-            changed_at: Time::default(),
-        },
-    ];
+    let known = [known("refs/tags/1", "a", None), known("refs/tags/2", "b", None)];
     let listed = [seen("refs/tags/1", "a"), seen("refs/tags/3", "c")];
     let difference = Difference::between(&listed, &known);
     assert_eq!(difference.changed, [seen("refs/tags/3", "c")]);
