@@ -181,6 +181,8 @@ impl Site {
             log_failure(request, &error);
             face(&error)
         });
+        // Nothing is downloaded with a HEAD, and no room needs to remember that.
+        note.download &= request.method != Method::HEAD;
         if note.action.is_some() {
             self.access_log.record(Access {
                 at: self.host.now(),

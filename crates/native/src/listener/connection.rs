@@ -112,7 +112,7 @@ async fn answer(
     shared: &Shared,
     watched: &Arc<Watched>,
 ) -> Result<hyper::Response<Answer>, Infallible> {
-    watched.enter(Phase::Answer);
+    watched.answer();
     let (head, incoming) = request.into_parts();
     let length = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let response = if length > shared.limits.address {

@@ -192,6 +192,12 @@ impl Watched {
         }
     }
 
+    /// A request has come whole, so that whatever was left of the one before it has been read.
+    pub(super) fn answer(&self) {
+        self.enter(Phase::Answer);
+        self.state.unread.store(false, Ordering::Relaxed);
+    }
+
     /// A request was answered without reading all of its body.
     pub(super) fn leave_unread(&self) {
         self.state.unread.store(true, Ordering::Relaxed);
