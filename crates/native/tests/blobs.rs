@@ -29,7 +29,7 @@ use larder_db::{
     events,
     packages::{self, Artifact, Package, Version},
 };
-use larder_native::store::Disk;
+use larder_native::store::{Disk, S3Options, open_store};
 use larder_testkit::{FakeClock, Scratch};
 
 /// Larger than what is kept in memory.
@@ -492,6 +492,60 @@ async fn a_store_that_fails_leaves_nothing_that_claims_to_be_there() {
         }
         assert!(kept > 20 && failed > 20 && problems > 0, "{kept} kept, {failed} failed, {problems} problems");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_in_a_bucket_are_kept_found_and_collected_alike() {
+    let Some(store) = bucket() else { return };
+    let [house] = &House::each().await[..1] else { unreachable!("SQLite is always there") };
+    let blobs = house.over(store.clone());
+    let (small, large) = (bytes(60, 1000), bytes(61, 20 << 20));
+    for content in [&small, &large] {
+        let blob = put(&blobs, content).await.unwrap();
+        house.refer(&blob, blob.size).await;
+        let location = blobs.stat(&blob.digest).await.unwrap().unwrap().location;
+        assert_eq!(location.starts_with("large/"), content.len() > 8 << 20);
+        assert!(read(&house.over(store.clone()), &blob.digest, None).await.unwrap() == *content);
+        store.delete(&location).await.unwrap();
+        assert_eq!(kind_of_read(&house.over(store.clone()), &blob).await, Kind::Damaged);
+        put(&blobs, content).await.unwrap();
+        assert!(read(&house.over(store.clone()), &blob.digest, Some(5..900)).await.unwrap() == content[5..900]);
+    }
+    let (one, two) = join(put(&blobs, &bytes(62, 9 << 20)), put(&blobs, &bytes(62, 9 << 20))).await;
+    assert_eq!(one.unwrap(), two.unwrap());
+    let unused = put(&blobs, &bytes(63, 1000)).await.unwrap();
+    assert_eq!(store.list(None, 100).await.unwrap().len(), 4);
+    let mut abandoned = blobs.begin().await.unwrap();
+    abandoned.write(large.clone()).await.unwrap();
+    std::mem::forget(abandoned);
+
+    house.go_to_the_future();
+    let mut found = Vec::new();
+    let checked = blobs.fsck(&mut |step| found.extend(matches!(step, Step::Found(_)).then_some(step))).await.unwrap();
+    assert_eq!((found, checked.blobs), (Vec::new(), 4));
+    let sums = blobs.gc(false, &mut |_| {}).await.unwrap();
+    assert_eq!((sums.blobs, sums.uploads, sums.strays, sums.failed), (2, 1, 0, 0));
+    assert!(blobs.stat(&unused.digest).await.unwrap().is_none());
+    assert_eq!(store.list(None, 100).await.unwrap().len(), 2);
+    assert!(read(&house.over(store.clone()), &Digest::of(&large), None).await.unwrap() == large);
+}
+
+/// A place of this run's own in the bucket that `LARDER_TEST_S3_*` names, as `scripts/with-s3` does.
+#[expect(clippy::disallowed_methods, reason = "scripts/with-s3 says in the environment where the server is")]
+fn bucket() -> Option<Arc<dyn Store>> {
+    let of = |name: &str| std::env::var(format!("LARDER_TEST_S3_{name}")).ok();
+    let Some(endpoint) = of("ENDPOINT") else {
+        eprintln!("SKIPPED: no S3 server; run it as scripts/with-s3 cargo test");
+        return None;
+    };
+    let options = S3Options {
+        endpoint: Some(endpoint),
+        region: of("REGION"),
+        access_key: of("ACCESS_KEY"),
+        secret_key: of("SECRET_KEY"),
+        path_style: true,
+    };
+    Some(open_store(&format!("s3://{}/blobs-{}", of("BUCKET").unwrap(), std::process::id()), options).unwrap())
 }
 
 /// A store of which every n-th call fails, and that counts its calls.

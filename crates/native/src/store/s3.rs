@@ -344,8 +344,7 @@ impl Shared {
 impl Large {
     /// How large the part that is gathered now will be.
     fn part_size(&self) -> usize {
-        let begun = self.parts.len() + usize::from(self.sending.is_some());
-        SMALL << (begun / PARTS_OF_ONE_SIZE)
+        part_size(self.parts.len() + usize::from(self.sending.is_some()))
     }
 
     async fn settle(&mut self, shared: &Shared) -> Result<()> {
@@ -388,6 +387,10 @@ impl Large {
         }
         Ok(self.location)
     }
+}
+
+fn part_size(index: usize) -> usize {
+    SMALL << (index / PARTS_OF_ONE_SIZE)
 }
 
 impl S3Upload {
@@ -459,5 +462,19 @@ impl Drop for S3Upload {
             let shared = self.shared.clone();
             runtime.spawn(async move { large.abort(&shared).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_parts_are_enough() {
+        let sum = |parts: usize| (0..parts).map(|index| part_size(index) as u64).sum::<u64>();
+        assert!(sum(10_000) > 5 << 40, "the largest object that S3 takes");
+        assert!(part_size(9_999) < 5 << 30, "the largest part that S3 takes");
+        let parts = (1..).find(|parts| sum(*parts) >= 100_000_000_000).unwrap();
+        assert_eq!(part_size(parts - 1), 64 << 20, "what a push of 100 GB holds in memory, twice");
     }
 }
