@@ -2,6 +2,7 @@
 //! touches files, sockets, processes and tasks.
 
 pub mod database;
+pub mod git;
 pub mod host;
 pub mod listener;
 pub mod store;

@@ -1,0 +1,129 @@
+//! Where a Git host that redirects leads to. Git itself is told to follow nothing, because it would check no address and
+//! would not say where it went; so Larder asks, one small request per hop, and judges each hop.
+
+use std::sync::PoisonError;
+
+use larder_core::{Error, Kind, Result};
+use larder_sources::{git::Remote, url::GitUrl};
+use url::Url;
+
+use super::{
+    GitProgram,
+    access::{authorization, belongs},
+    guard,
+};
+
+/// How many redirects are followed.
+const HOPS: usize = 3;
+
+/// How many moved repositories are remembered.
+const REMEMBERED: usize = 1_000;
+
+/// What git asks a repository for first.
+const FIRST: &str = "/info/refs";
+
+/// Follows the redirects of `remote` to their end.
+pub(super) async fn target(git: &GitProgram, remote: &Remote) -> Result<GitUrl> {
+    let mut at = first_request(&remote.url)?;
+    for hop in 0..=HOPS {
+        let Some(next) = location(git, remote, &at).await? else {
+            return repository(&remote.url, &at);
+        };
+        if hop == HOPS {
+            break;
+        }
+        let same_place = next.origin() == at.origin();
+        if !(same_place || next.scheme() == "https") || !next.username().is_empty() || next.password().is_some() {
+            return Err(Error::invalid(format!(
+                "{} redirects to {}, which is not followed: only https, or another path on the same host",
+                remote.url,
+                shown(&next)
+            )));
+        }
+        at = next;
+    }
+    Err(Error::new(
+        Kind::Upstream,
+        format!("{} redirects more than {HOPS} times: give the address that it ends at", remote.url),
+    ))
+}
+
+/// Where the answer to `at` redirects to; `None` if it does not.
+async fn location(git: &GitProgram, remote: &Remote, at: &Url) -> Result<Option<Url>> {
+    let strange = || Error::new(Kind::Upstream, format!("{} redirects to a place that is not a URL", remote.url));
+    let host = at.host_str().ok_or_else(strange)?.trim_matches(['[', ']']);
+    let port = at.port_or_known_default().ok_or_else(strange)?;
+    let addresses = guard::addresses(host, port, git.settings.allow_local).await.map_err(|refused| {
+        Error::new(refused.kind(), format!("{} redirects to {}: {refused}", remote.url, shown(at)))
+    })?;
+    // Another part of the program may have chosen it already: it is the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .resolve_to_addrs(host, &addresses)
+        .timeout(git.settings.limits.list)
+        .build()
+        .map_err(|error| Error::internal("asking where a Git host redirects to", error))?;
+    let mut request = client.get(at.clone());
+    let place = repository(&remote.url, at)?;
+    if let Some(secret) = remote.secret.as_ref().filter(|_| belongs(remote, &place)) {
+        request = request.header(http::header::AUTHORIZATION, authorization(&place, secret)?);
+    }
+    let answer = request.send().await.map_err(|error| {
+        Error::new(Kind::Upstream, format!("{} redirects to {}, which does not answer", remote.url, shown(at)))
+            .caused_by(error.without_url())
+    })?;
+    if !answer.status().is_redirection() {
+        return Ok(None);
+    }
+    let location = answer.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    location.and_then(|location| at.join(location).ok()).map(Some).ok_or_else(strange)
+}
+
+fn first_request(url: &GitUrl) -> Result<Url> {
+    let text = format!("{}{FIRST}?service=git-upload-pack", url.as_str().trim_end_matches('/'));
+    Url::parse(&text).map_err(|error| Error::internal("reading a Git URL", error))
+}
+
+/// The repository that `at` is the first request for.
+fn repository(from: &GitUrl, at: &Url) -> Result<GitUrl> {
+    let mut base = at.clone();
+    base.set_query(None);
+    base.set_fragment(None);
+    let path = base.path().strip_suffix(FIRST).map(str::to_owned);
+    let Some(path) = path.filter(|_| matches!(at.scheme(), "http" | "https")) else {
+        return Err(Error::invalid(format!("{from} redirects to {}, which is not a Git repository", shown(at))));
+    };
+    base.set_path(&path);
+    GitUrl::parse(base.as_str())
+}
+
+/// A URL as it may be shown.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Fails only for URLs that cannot have either.
+    let _ = (url.set_username(""), url.set_password(None));
+    url.to_string()
+}
+
+impl GitProgram {
+    /// Where `url` was seen to redirect to, as far as this process remembers.
+    pub(super) fn moved_to(&self, url: &GitUrl) -> Option<GitUrl> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(url.as_str()).cloned()
+    }
+
+    pub(super) fn remember_move(&self, from: &GitUrl, to: &GitUrl) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        if moved.len() >= REMEMBERED {
+            moved.clear();
+        }
+        moved.insert(from.as_str().to_owned(), to.clone());
+    }
+
+    pub(super) fn forget_move(&self, from: &GitUrl) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).remove(from.as_str());
+    }
+}
