@@ -124,9 +124,13 @@ pub fn root_document(public_url: &str, names: Names) -> Vec<u8> {
     match names {
         Names::Inline(packages) => {
             root["available-packages"] = packages.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().into();
+            let mut numbers = 1_u64..;
             let inline = packages.into_iter().map(|(name, entries)| {
-                let versions = entries.into_iter().map(|entry| {
-                    (entry.get("version").and_then(Value::as_str).unwrap_or_default().to_owned(), Value::Object(entry))
+                let versions = entries.into_iter().map(|mut entry| {
+                    // Without it a client takes all versions of a package for one (`ComposerRepository::whatProvides`).
+                    entry.insert("uid".to_owned(), numbers.next().into());
+                    let version = entry.get("version").and_then(Value::as_str).unwrap_or_default().to_owned();
+                    (version, Value::Object(entry))
                 });
                 (name, Value::Object(versions.collect()))
             });
