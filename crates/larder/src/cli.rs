@@ -1,0 +1,437 @@
+//! The command line: the tree of commands, and the help that teaches it. What each command does is in
+//! [`crate::commands`].
+
+#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use larder_core::{
+    Error, Time,
+    grant::{Grant, PrincipalName},
+    time::parse_duration,
+};
+
+/// One self-hosted registry for your packages: from Git repositories straight to `composer install`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "larder",
+    version,
+    disable_help_subcommand = true,
+    long_about = "One self-hosted registry for your packages: from Git repositories straight to `composer install`.\n\n\
+        Start with three commands:\n\n  \
+        larder serve\n  \
+        larder source add git https://git.example.org/acme/lib.git\n  \
+        larder token create ci\n\n\
+        All commands work on the same data folder (or database), whether or not a server runs on it. A running server \
+        acts on a change within a second.",
+    after_long_help = "Every option can also be set in the environment (LARDER_DATA, LARDER_LISTEN, LARDER_PUBLIC_URL, \
+        LARDER_DATABASE_URL, LARDER_STORAGE_URL, LARDER_LOG, …) or in larder.toml in the data folder. Flags win over the \
+        environment, the environment over the file. `larder doctor` shows what is in force."
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The data folder [environment: LARDER_DATA; default: ./larder-data]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    pub data: Option<PathBuf>,
+    /// The configuration file; without it larder.toml in the data folder, if there is one
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document in place of text
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// Tell the causes of an error as well
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    pub verbose: bool,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the registry
+    ///
+    /// Makes what is missing (database, secret key), says where it listens, and serves until SIGTERM or SIGINT.
+    ///
+    ///   larder serve --data /var/lib/larder --listen 0.0.0.0:8080 --public-url https://packages.example.org
+    ///
+    /// Next: `larder source add git URL`, then `larder token create NAME`.
+    #[command(verbatim_doc_comment)]
+    Serve(Serve),
+    /// Make, list and end the secrets with which clients come in
+    #[command(subcommand, arg_required_else_help = true)]
+    Token(TokenCommand),
+    /// Say who may do what
+    #[command(subcommand, arg_required_else_help = true)]
+    Grant(GrantCommand),
+    /// Keep the secrets with which Larder reaches sources
+    #[command(subcommand, arg_required_else_help = true)]
+    Credential(CredentialCommand),
+    /// Say where packages come from, and bring them in
+    #[command(subcommand, arg_required_else_help = true)]
+    Source(SourceCommand),
+    /// Look at packages, and take them away
+    #[command(subcommand, arg_required_else_help = true)]
+    Package(PackageCommand),
+    /// Read who changed and who fetched what
+    #[command(subcommand, arg_required_else_help = true)]
+    Audit(AuditCommand),
+    /// Take away stored bytes that nothing needs
+    ///
+    /// Blobs that no version needs any more, uploads that never ended, bytes that nobody knows. A running server does
+    /// this every hour by itself; nothing that is being written is touched.
+    ///
+    ///   larder gc --dry-run
+    #[command(verbatim_doc_comment)]
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Prove that all stored bytes are there and right
+    ///
+    /// Reads and hashes every blob, and explains each difference. Ends with 1 if somebody may miss bytes. What can be
+    /// built again from its Git repository is built again when it is next downloaded.
+    #[command(verbatim_doc_comment)]
+    Fsck,
+    /// Look for trouble, and say what to do about it
+    ///
+    /// Checks configuration, database, store, disk, git, ssh, secret key, clock, queue and sources. Ends with 1 if there
+    /// is a problem.
+    #[command(verbatim_doc_comment)]
+    Doctor,
+}
+
+/// `larder serve`.
+#[derive(Debug, Default, Args)]
+pub struct Serve {
+    /// The address and port to listen on [environment: LARDER_LISTEN; default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// The URL under which clients reach it, if that is another one [environment: LARDER_PUBLIC_URL]
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+}
+
+/// `larder token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print its secret alone on standard output
+    ///
+    /// The secret is shown this once; only its hash is kept. Without --allow the token may read everything.
+    ///
+    ///   larder token create ci
+    ///   larder token create agency --allow 'read:composer:acme/*' --expires 90d
+    ///   SECRET=$(larder token create deploy)
+    ///
+    /// A grant is ACTIONS:FORMAT:PATTERN. ACTIONS: read, publish, delete with commas between, or *. FORMAT: composer, or
+    /// *. PATTERN: * is every package; inside a pattern * stays within one part of a name and ** crosses them.
+    ///
+    /// Next: give clients the secret as password (any user name) or as bearer token.
+    #[command(verbatim_doc_comment)]
+    Create {
+        /// What people call it
+        name: String,
+        /// What it may do; several times for several grants [default: read:*:*]
+        #[arg(long, value_name = "GRANT")]
+        allow: Vec<Grant>,
+        /// How long it lives: 12h, 90d, 2w; for ever without
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// List tokens: what they may do, until when, when they were last used
+    List,
+    /// End a token: within a second nobody gets in with it any more
+    Revoke {
+        /// Its name or its id
+        #[arg(value_name = "NAME|ID")]
+        token: String,
+    },
+    /// Give a token another secret; the old one is dead at once
+    ///
+    /// Grants stay, and it lives as long again as it was made for. Prints the new secret alone on standard output.
+    Rotate {
+        /// Its name or its id
+        #[arg(value_name = "NAME|ID")]
+        token: String,
+    },
+}
+
+/// `larder grant`.
+#[derive(Debug, Subcommand)]
+pub enum GrantCommand {
+    /// Allow a principal more
+    ///
+    ///   larder grant add token:ci 'read:composer:acme/*'
+    ///   larder grant add anonymous 'read:*:open/**'      whoever shows no token
+    #[command(verbatim_doc_comment)]
+    Add(GrantArgs),
+    /// List who may do what
+    List,
+    /// Take a grant away, written as `larder grant list` shows it
+    Remove(GrantArgs),
+}
+
+/// Who, and what.
+#[derive(Debug, Args)]
+pub struct GrantArgs {
+    /// anonymous, or token:NAME
+    pub principal: PrincipalName,
+    /// ACTIONS:FORMAT:PATTERN, for example 'read:composer:acme/*'
+    pub grant: Grant,
+}
+
+/// `larder credential`.
+#[derive(Debug, Subcommand)]
+pub enum CredentialCommand {
+    /// Keep a secret, read from standard input, sealed
+    ///
+    ///   larder credential add forge --kind gitlab < token.txt
+    ///   larder credential add deploy --kind ssh < ~/.ssh/deploy_key
+    ///   printf %s "$TOKEN" | larder credential add forge --kind basic --username robot --host git.example.org
+    ///
+    /// It is only ever sent to one host: the one of --host, or of the first source that uses it.
+    ///
+    /// Next: `larder source add git URL --credential NAME`.
+    #[command(verbatim_doc_comment)]
+    Add {
+        /// What people call it
+        name: String,
+        /// How it is shown to the host
+        #[arg(long, value_parser = ["basic", "bearer", "github", "gitlab", "bitbucket", "gitea", "ssh"])]
+        kind: String,
+        /// The user name that goes with it; the kinds of forges know their own
+        #[arg(long, value_name = "U")]
+        username: Option<String>,
+        /// The one host (HOST or HOST:PORT) that it may be sent to
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// List credentials, never their secrets
+    List,
+    /// Reach every source that uses a credential
+    Test {
+        /// Its name or its id
+        name: String,
+    },
+    /// Forget a credential that no source uses
+    Remove {
+        /// Its name or its id
+        name: String,
+    },
+}
+
+/// `larder package`.
+#[derive(Debug, Subcommand)]
+pub enum PackageCommand {
+    /// List packages
+    List {
+        /// Only those of this format, for example composer
+        #[arg(long, value_name = "F")]
+        format: Option<String>,
+    },
+    /// Show a package: versions, artifacts, downloads, how to install it
+    ///
+    ///   larder package show composer acme/lib
+    #[command(verbatim_doc_comment)]
+    Show {
+        /// Its format, for example composer
+        format: String,
+        /// Its name, for example acme/lib
+        name: String,
+    },
+    /// Take a package, or one version of it, away
+    ///
+    ///   larder package remove composer acme/lib 1.2.0
+    ///
+    /// What comes from a Git source comes back when its tag or branch moves: to be rid of it, delete the tag, or the
+    /// source with `larder source remove`. Stored bytes go with the next `larder gc`.
+    #[command(verbatim_doc_comment)]
+    Remove {
+        /// Its format, for example composer
+        format: String,
+        /// Its name, for example acme/lib
+        name: String,
+        /// The version, as `larder package show` lists it; all of them without
+        version: Option<String>,
+    },
+}
+
+/// `larder source`.
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Add a source
+    #[command(subcommand, arg_required_else_help = true)]
+    Add(AddCommand),
+    /// List sources and how they are
+    List,
+    /// Show a source: state, packages, and which branches and tags were skipped, with the reason
+    Show {
+        /// Its name or its id
+        name: String,
+    },
+    /// Bring in what is new, and wait for it
+    ///
+    ///   larder source sync lib
+    ///   larder source sync --all
+    ///
+    /// A running server does it, or this command itself. Ends with 1 if it failed.
+    #[command(verbatim_doc_comment)]
+    Sync {
+        /// Its name or its id
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Every source
+        #[arg(long)]
+        all: bool,
+        /// Let a source that is held drop the versions that vanished
+        #[arg(long, conflicts_with = "all")]
+        accept_removals: bool,
+    },
+    /// Take a source away with all its packages
+    Remove {
+        /// Its name or its id
+        name: String,
+    },
+}
+
+/// `larder source add`.
+#[derive(Debug, Subcommand)]
+pub enum AddCommand {
+    /// A Git repository: its tags and branches become versions
+    ///
+    ///   larder source add git https://git.example.org/acme/lib.git
+    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy --every 15m
+    ///
+    /// Next: `larder source sync NAME`, unless a server runs: it begins at once.
+    #[command(verbatim_doc_comment)]
+    Git(AddGit),
+    /// Any other kind of source, which this version does not know
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// `larder source add git`.
+#[derive(Debug, Args)]
+pub struct AddGit {
+    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git
+    pub url: String,
+    /// What people call it [default: the last part of the URL]
+    #[arg(long, value_name = "N")]
+    pub name: Option<String>,
+    /// The credential that opens it; see `larder credential add`
+    #[arg(long, value_name = "C")]
+    pub credential: Option<String>,
+    /// How often to look for changes: 5m, 4h, 1d
+    #[arg(long, value_name = "TIME", default_value = "4h", value_parser = parse_duration)]
+    pub every: Duration,
+    /// How much of the repository to keep
+    #[arg(long, value_enum, default_value_t = Keep::Light)]
+    pub keep: Keep,
+    /// What to do when the tag of a stable release moves
+    #[arg(long, value_enum, default_value_t = MovedTags::Freeze)]
+    pub moved_tags: MovedTags,
+    /// Do not tell clients where the repository is
+    #[arg(long)]
+    pub hide_source: bool,
+}
+
+/// `larder audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List changes (or with --access who fetched what), the newest first
+    ///
+    ///   larder audit list --since 7d --action token
+    ///   larder audit list --access --actor token:ci --subject package:composer:acme/lib
+    ///   larder audit list --since 2026-11-01 --limit 100000 --json
+    #[command(verbatim_doc_comment)]
+    List(AuditList),
+}
+
+/// `larder audit list`.
+#[derive(Debug, Args)]
+pub struct AuditList {
+    /// Not before: a date, a time (2026-11-20T08:00:00Z), or how long ago (7d)
+    #[arg(long, value_name = "T", value_parser = moment)]
+    pub since: Option<Moment>,
+    /// Before: written like --since
+    #[arg(long, value_name = "T", value_parser = moment)]
+    pub until: Option<Moment>,
+    /// Only by this one: cli, larder, anonymous, token:NAME
+    #[arg(long, value_name = "A")]
+    pub actor: Option<String>,
+    /// Only this: token.create, or a whole family: token; of accesses: metadata, download, list
+    #[arg(long, value_name = "X")]
+    pub action: Option<String>,
+    /// Only to this: token:NAME, source:NAME, credential:NAME, package:FORMAT:NAME
+    #[arg(long, value_name = "S")]
+    pub subject: Option<String>,
+    /// How many, at most
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+    /// Who fetched what, in place of who changed what
+    #[arg(long)]
+    pub access: bool,
+}
+
+/// A time, as people write it.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// A date or a time.
+    At(Time),
+    /// So long ago.
+    Ago(Duration),
+}
+
+impl Moment {
+    /// The time that it is, seen from `now`.
+    pub fn time(self, now: Time) -> Time {
+        match self {
+            Self::At(time) => time,
+            Self::Ago(duration) => now.minus(duration),
+        }
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, Error> {
+    parse_duration(text).map(Moment::Ago).or_else(|_| Time::parse(text).map(Moment::At)).map_err(|_| {
+        Error::invalid(format!("`{text}` is not a time: write 2026-11-20, 2026-11-20T08:00:00Z, or 7d for a week ago"))
+    })
+}
+
+/// How much of a Git repository is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Keep {
+    /// The files of every version, fetched when first needed
+    Light,
+    /// Everything, so that old versions can be built when the Git host is gone
+    Full,
+}
+
+/// What happens when a tag of a stable release moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MovedTags {
+    /// The release stays what it was
+    Freeze,
+    /// The release follows its tag
+    Follow,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_tree_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

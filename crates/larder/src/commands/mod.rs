@@ -1,0 +1,99 @@
+//! One file per family of commands. A command reads its arguments, calls one operation of a crate below, and prints
+//! what came of it.
+
+mod audit;
+mod credential;
+mod doctor;
+mod fsck;
+mod gc;
+mod grant;
+mod package;
+mod source;
+mod sync;
+mod token;
+
+use anyhow::{Result, bail};
+use larder_audit::Actor;
+use larder_core::grant::Grant;
+
+use crate::{
+    cli::{Cli, Command, Global, Serve},
+    config::{Config, Flags},
+    environment,
+    house::House,
+    log,
+    output::Output,
+    serve,
+};
+
+/// What a command works with.
+pub struct Desk {
+    /// The open house.
+    pub house: House,
+    /// How to speak.
+    pub out: Output,
+    /// Who makes the changes.
+    pub actor: Actor,
+}
+
+/// Runs one command.
+pub async fn run(cli: Cli) -> Result<()> {
+    let out = Output::new(cli.global.json);
+    let loaded = match &cli.command {
+        Command::Serve(serve) => configure(&cli.global, serve),
+        _ => configure(&cli.global, &Serve::default()),
+    };
+    if let Command::Doctor = cli.command {
+        return doctor::run(loaded, out).await;
+    }
+    let config = loaded?;
+    if let Command::Serve(_) = cli.command {
+        log::begin(&config.log, config.log_format)?;
+        return serve::run(config).await;
+    }
+    if let Some(filter) = environment("LARDER_LOG").filter(|filter| !filter.is_empty()) {
+        log::begin(&filter, config.log_format)?;
+    }
+    let desk = Desk { house: House::open(config).await?, out, actor: Actor::command_line() };
+    match cli.command {
+        Command::Token(command) => token::run(&desk, command).await,
+        Command::Grant(command) => grant::run(&desk, command).await,
+        Command::Credential(command) => credential::run(&desk, command).await,
+        Command::Source(command) => source::run(&desk, command).await,
+        Command::Package(command) => package::run(&desk, command).await,
+        Command::Audit(command) => audit::run(&desk, command).await,
+        Command::Gc { dry_run } => gc::run(&desk, dry_run).await,
+        Command::Fsck => fsck::run(&desk).await,
+        Command::Serve(_) | Command::Doctor => Ok(()),
+    }
+}
+
+/// The configuration in force: what the flags say over everything else.
+fn configure(global: &Global, serve: &Serve) -> Result<Config> {
+    let data = global.data.as_ref().map(|data| data.to_string_lossy().into_owned());
+    let given = [("data", data), ("listen", serve.listen.clone()), ("public_url", serve.public_url.clone())];
+    let flags: Flags = given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    Config::load(&flags, global.config.as_deref(), &environment)
+}
+
+impl Desk {
+    /// The URL under which clients reach the server of this house.
+    fn public_url(&self) -> String {
+        let Config { public_url, listen, .. } = &self.house.config;
+        public_url.clone().unwrap_or_else(|| format!("http://{listen}"))
+    }
+
+    /// Refuses a format that this program does not know: whoever mistypes one would wait for packages for ever.
+    fn check_format(&self, id: &str) -> Result<()> {
+        let known: Vec<_> = self.house.sources.formats().iter().map(|format| format.id()).collect();
+        if !known.contains(&id) {
+            bail!("there is no format `{id}` in this version: write {}", known.join(" or "));
+        }
+        Ok(())
+    }
+
+    /// [`check_format`](Self::check_format) of what grants are about.
+    fn check_grants(&self, grants: &[Grant]) -> Result<()> {
+        grants.iter().filter_map(|grant| grant.format.as_deref()).try_for_each(|format| self.check_format(format))
+    }
+}

@@ -1,0 +1,362 @@
+//! `larder source`: add, list, show, remove. Bringing in what is new is in [`super::sync`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail};
+use larder_core::{Time, time::format_duration};
+use larder_db::{
+    credentials, jobs, packages,
+    packages::VersionKey,
+    sources::{self, Source, SourceRef},
+};
+use larder_jobs::{Entry, State, queue};
+use larder_sources::{
+    manage::NewGitSource,
+    settings::{GitSettings, KeepWord, MovedTagsWord},
+    work::SYNC,
+};
+use serde_json::{Value, json};
+
+use super::{Desk, sync};
+use crate::{
+    cli::{AddCommand, AddGit, Keep, MovedTags, SourceCommand},
+    output::{Output, Table, counted, when, when_or},
+};
+
+/// How many branches and tags are listed for people; a JSON document has all.
+const SHOWN: usize = 40;
+
+pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
+    match command {
+        SourceCommand::Add(AddCommand::Git(new)) => add(desk, new).await,
+        SourceCommand::Add(AddCommand::Other(words)) => {
+            let kind = words.first().map_or("", String::as_str);
+            if kind.contains([':', '/']) {
+                bail!("say what it is: `larder source add git {kind}`");
+            }
+            bail!(
+                "sources of the kind `{kind}` are not available in this version: it knows `larder source add git URL`"
+            )
+        }
+        SourceCommand::List => list(desk).await,
+        SourceCommand::Show { name } => show(desk, &name).await,
+        SourceCommand::Sync { name: Some(name), accept_removals, .. } => sync::one(desk, &name, accept_removals).await,
+        SourceCommand::Sync { name: None, .. } => sync::all(desk).await,
+        SourceCommand::Remove { name } => {
+            let source = desk.house.sources.remove(&desk.actor, &name).await?;
+            let document = json!({ "id": source.id, "name": source.name, "removed": true });
+            desk.out.either(&document, format!("The source `{}` is gone, with all its packages.", source.name))?;
+            desk.out
+                .hint("Its bytes go with the next `larder gc`, an hour after they were last stored at the earliest.");
+            Ok(())
+        }
+    }
+}
+
+async fn add(desk: &Desk, new: AddGit) -> Result<()> {
+    let house = &desk.house;
+    let settings = GitSettings {
+        keep: match new.keep {
+            Keep::Light => KeepWord::Light,
+            Keep::Full => KeepWord::Full,
+        },
+        moved_tags: match new.moved_tags {
+            MovedTags::Freeze => MovedTagsWord::Freeze,
+            MovedTags::Follow => MovedTagsWord::Follow,
+        },
+        show_source: !new.hide_source,
+    };
+    let new = NewGitSource {
+        url: &new.url,
+        name: new.name.as_deref(),
+        credential: new.credential.as_deref(),
+        every: new.every,
+        settings,
+    };
+    let source = house.sources.add_git(&desk.actor, new).await?;
+    queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
+    let document = json!({ "id": source.id, "name": source.name, "kind": source.kind, "url": source.url });
+    desk.out.either(&document, format!("Added the source `{}`: {}", source.name, source.url))?;
+    desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
+    Ok(())
+}
+
+async fn list(desk: &Desk) -> Result<()> {
+    let db = &desk.house.db;
+    let sources = sources::list(db).await?;
+    let mut documents = Vec::new();
+    let mut table = Table::new(["NAME", "KIND", "STATE", "PACKAGES", "CHANGED", "NEXT LOOK", "URL"]);
+    let mut troubled = 0;
+    for source in &sources {
+        let packages = packages::of_source(db, source.id).await?.len();
+        let recent = jobs::of_subject(db, SYNC, &source.id.to_string(), RECENT).await?;
+        troubled += u64::from(source.problem.is_some());
+        if desk.out.wants_json() {
+            let mut document = describe(source, &recent);
+            document["packages"] = packages.into();
+            documents.push(document);
+        } else {
+            table.row([
+                source.name.clone(),
+                source.kind.clone(),
+                source.state.as_str().to_owned(),
+                packages.to_string(),
+                when_or(source.synced_at, "never"),
+                next_look(&recent, desk.house.host.now()),
+                source.url.clone(),
+            ]);
+        }
+    }
+    if desk.out.wants_json() {
+        return Ok(desk.out.document(&documents)?);
+    }
+    if sources.is_empty() {
+        return Ok(desk.out.line("There are no sources yet: `larder source add git URL` adds one.")?);
+    }
+    table.print(desk.out)?;
+    if troubled > 0 {
+        desk.out.hint(format!("{} in trouble: `larder source show NAME` says why.", counted(troubled, "source")));
+    }
+    Ok(())
+}
+
+/// How many of the latest jobs of a source are looked at: one that runs, one that waits, one that is done.
+const RECENT: u32 = 3;
+
+fn next_look(recent: &[Entry], now: Time) -> String {
+    if let Some(running) = recent.iter().find(|job| job.state == State::Running) {
+        return running.progress.clone().unwrap_or_else(|| "running".to_owned());
+    }
+    match recent.iter().find(|job| job.state == State::Waiting) {
+        Some(waiting) if waiting.run_at <= now => "due now".to_owned(),
+        Some(waiting) => when(waiting.run_at),
+        None => "when a server starts".to_owned(),
+    }
+}
+
+fn describe(source: &Source, recent: &[Entry]) -> Value {
+    let waiting = recent.iter().find(|job| job.state == State::Waiting);
+    let running = recent.iter().find(|job| job.state == State::Running);
+    json!({
+        "id": source.id,
+        "name": source.name,
+        "kind": source.kind,
+        "url": source.url,
+        "state": source.state.as_str(),
+        "problem": source.problem,
+        "every_seconds": source.every.as_secs(),
+        "settings": parsed(&source.settings),
+        "created_at": source.created_at.rfc3339(),
+        "synced_at": source.synced_at.map(Time::rfc3339),
+        "report": source.report.as_deref().map(parsed),
+        "next_sync_at": waiting.map(|job| job.run_at.rfc3339()),
+        "running": running.map(|job| job.progress.clone().unwrap_or_default()),
+    })
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
+async fn show(desk: &Desk, name: &str) -> Result<()> {
+    let db = &desk.house.db;
+    let source = desk.house.sources.find(name).await?;
+    let credential = match source.credential_id {
+        Some(id) => credentials::find(db, &id.to_string()).await?.map(|credential| credential.name),
+        None => None,
+    };
+    let seen = Seen {
+        recent: jobs::of_subject(db, SYNC, &source.id.to_string(), RECENT).await?,
+        refs: sources::refs(db, source.id).await?,
+        versions: packages::keys_of_source(db, source.id).await?,
+        credential,
+        source,
+    };
+    if desk.out.wants_json() {
+        return Ok(desk.out.document(&seen.document())?);
+    }
+    seen.print(desk.out, desk.house.host.now())
+}
+
+/// All that is known of a source.
+struct Seen {
+    source: Source,
+    credential: Option<String>,
+    recent: Vec<Entry>,
+    refs: Vec<SourceRef>,
+    versions: Vec<VersionKey>,
+}
+
+/// A tag whose release was made from more than one commit.
+struct MovedTag<'a> {
+    tag: &'a str,
+    package: &'a str,
+    version: &'a str,
+    /// What clients get.
+    serves: Option<&'a str>,
+    /// Where the tag is now.
+    now_at: &'a str,
+}
+
+impl Seen {
+    /// Visible versions by package.
+    fn packages(&self) -> BTreeMap<(&str, &str), u64> {
+        let mut packages = BTreeMap::new();
+        for key in &self.versions {
+            *packages.entry((key.format.as_str(), key.package.as_str())).or_default() += u64::from(key.visible());
+        }
+        packages
+    }
+
+    fn moved_tags(&self) -> Vec<MovedTag<'_>> {
+        let at: BTreeMap<&str, &str> =
+            self.refs.iter().map(|seen| (seen.name.as_str(), seen.commit.as_str())).collect();
+        let mut references: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
+        let mut serves = BTreeMap::new();
+        for key in self.versions.iter().filter(|key| key.origin.starts_with("refs/tags/")) {
+            let release = (key.origin.as_str(), key.package.as_str(), key.version.as_str());
+            references.entry(release).or_default().insert(&key.reference);
+            if key.visible() {
+                serves.insert(release, key.reference.as_str());
+            }
+        }
+        let moved = references.into_iter().filter(|(_, references)| references.len() > 1);
+        moved
+            .filter_map(|(release, _)| {
+                let (tag, package, version) = release;
+                Some(MovedTag { tag, package, version, serves: serves.get(&release).copied(), now_at: at.get(tag)? })
+            })
+            .collect()
+    }
+
+    fn document(&self) -> Value {
+        let mut document = describe(&self.source, &self.recent);
+        document["credential"] = self.credential.clone().into();
+        let packages = self.packages();
+        document["packages"] = packages
+            .into_iter()
+            .map(|((format, name), versions)| json!({ "format": format, "name": name, "versions": versions }))
+            .collect();
+        let refs = self.refs.iter().map(|seen| {
+            json!({
+                "name": seen.name,
+                "commit": seen.commit,
+                "skipped": seen.skipped,
+                "warning": seen.warning,
+                "changed_at": seen.changed_at.rfc3339(),
+            })
+        });
+        document["refs"] = refs.collect();
+        let moved = self.moved_tags().into_iter().map(|moved| {
+            json!({
+                "tag": moved.tag,
+                "package": moved.package,
+                "version": moved.version,
+                "serves": moved.serves,
+                "now_at": moved.now_at,
+            })
+        });
+        document["moved_tags"] = moved.collect();
+        document
+    }
+
+    fn print(&self, out: Output, now: Time) -> Result<()> {
+        let source = &self.source;
+        out.line(format!("{}: {}", source.name, source.url))?;
+        out.line(format!("  state       {}", source.state.as_str()))?;
+        if let Some(problem) = &source.problem {
+            out.line(format!("  problem     {problem}"))?;
+        }
+        out.line(format!("  changed     {}", when_or(source.synced_at, "never")))?;
+        let last = self.recent.iter().find(|job| matches!(job.state, State::Done | State::Failed));
+        if let Some((last, at)) = last.and_then(|last| Some((last, last.finished_at?))) {
+            let failed = last.problem.as_deref().map(|_| "failed");
+            let how = failed.or(last.progress.as_deref()).unwrap_or("done");
+            out.line(format!("  last look   {}: {how}", when(at)))?;
+        }
+        out.line(format!("  next look   {} (every {})", next_look(&self.recent, now), format_duration(source.every)))?;
+        out.line(format!("  credential  {}", self.credential.as_deref().unwrap_or("none")))?;
+        let settings = GitSettings::read(&source.settings)?;
+        let follows = if settings.moved_tags == MovedTagsWord::Follow { "follow" } else { "freeze" };
+        let keep = if settings.keeps_everything() { "full" } else { "light" };
+        let shown = if settings.show_source { "" } else { ", hidden from clients" };
+        out.line(format!("  settings    keep {keep}, moved tags {follows}{shown}"))?;
+        let branches = self.refs.iter().filter(|seen| seen.name.starts_with("refs/heads/")).count();
+        let tags = self.refs.len() - branches;
+        let skipped = self.refs.iter().filter(|seen| seen.skipped.is_some()).count();
+        out.line(format!("  refs        {branches} branches, {tags} tags, {skipped} of them skipped"))?;
+        if let Some(note) =
+            source.report.as_deref().and_then(|report| parsed(report)["note"].as_str().map(str::to_owned))
+        {
+            out.line(format!("  note        {note}"))?;
+        }
+        self.print_packages(out)?;
+        self.print_refs(out)
+    }
+
+    fn print_packages(&self, out: Output) -> Result<()> {
+        let packages = self.packages();
+        if !packages.is_empty() {
+            out.line("\nPackages")?;
+        }
+        for ((format, name), versions) in packages {
+            out.line(format!("  {format} {name}: {}", counted(versions, "version")))?;
+        }
+        let moved = self.moved_tags();
+        if !moved.is_empty() {
+            out.line("\nMoved tags")?;
+        }
+        let lines = moved.iter().map(|moved| {
+            let what = match moved.serves {
+                Some(serves) if serves == moved.now_at => "clients get the new commit".to_owned(),
+                Some(serves) => format!("frozen: clients get {}", short(serves)),
+                None => "not in the metadata any more".to_owned(),
+            };
+            format!(
+                "  {} ({} {}) is now at {}: {what}",
+                name_of(moved.tag),
+                moved.package,
+                moved.version,
+                short(moved.now_at)
+            )
+        });
+        print_some(out, lines)
+    }
+
+    fn print_refs(&self, out: Output) -> Result<()> {
+        let line = |seen: &SourceRef, text: &Option<String>| {
+            text.as_ref().map(|text| format!("  {}: {text}", name_of(&seen.name)))
+        };
+        let skipped: Vec<_> = self.refs.iter().filter_map(|seen| line(seen, &seen.skipped)).collect();
+        let warnings: Vec<_> = self.refs.iter().filter_map(|seen| line(seen, &seen.warning)).collect();
+        for (title, lines) in [("\nSkipped", skipped), ("\nWarnings", warnings)] {
+            if !lines.is_empty() {
+                out.line(title)?;
+            }
+            print_some(out, lines.into_iter())?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints the first lines, and how many more there are.
+fn print_some(out: Output, lines: impl ExactSizeIterator<Item = String>) -> Result<()> {
+    let more = lines.len().saturating_sub(SHOWN);
+    for line in lines.take(SHOWN) {
+        out.line(line)?;
+    }
+    if more > 0 {
+        out.line(format!("  and {more} more: --json lists all"))?;
+    }
+    Ok(())
+}
+
+/// The name of a branch or tag as people say it.
+fn name_of(full: &str) -> &str {
+    full.strip_prefix("refs/tags/").or_else(|| full.strip_prefix("refs/heads/")).unwrap_or(full)
+}
+
+/// So much of a commit as tells it from others.
+pub fn short(commit: &str) -> &str {
+    commit.get(..12).unwrap_or(commit)
+}
