@@ -30,7 +30,7 @@ statements! {
         returning id, kind, subject, attempts";
     EXTEND = "update jobs set lease_until = $3, progress = coalesce($4, progress)
         where id = $1 and worker = $2 and state = 'running'";
-    FINISH = "update jobs set state = $3, finished_at = $4, problem = $5, progress = coalesce($6, progress),
+    FINISH = "update jobs set state = $2, finished_at = $3, problem = $4, progress = coalesce($5, progress),
         lease_until = null where id = $1";
     AGAIN = "update jobs set
         state = case when exists (select 1 from jobs w where w.state = 'waiting' and w.kind = jobs.kind

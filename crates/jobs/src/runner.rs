@@ -251,6 +251,10 @@ impl Inner {
         loop {
             self.host().clock.sleep(BEAT).await;
             let now = self.host().now();
+            if now >= *lease_until {
+                // The machine slept, or a long computation stood in the way: somebody else may have the job by now.
+                break;
+            }
             let progress = job.take_progress();
             if progress.is_none() && now.since(renewed) < RENEW {
                 continue;
@@ -260,18 +264,15 @@ impl Inner {
             match self.host().within(lease_until.since(now), self.db.commit(batch)).await {
                 Some(Ok(done)) if done.iter().any(|done| done.affected == 1) => {
                     (renewed, *lease_until) = (now, until);
-                    continue;
                 }
                 Some(Err(error)) if self.host().now() < *lease_until => {
                     tracing::warn!(job = %job.id(), error = Error::from(error).chain(), "cannot renew a lease; trying again");
                     job.put_progress_back(progress);
-                    continue;
                 }
-                Some(Ok(_) | Err(_)) | None => {}
+                Some(Ok(_) | Err(_)) | None => break,
             }
-            job.lose();
-            return;
         }
+        job.lose();
     }
 
     /// Writes how a job ended, as long as it is ours.
