@@ -1,6 +1,8 @@
 //! Blobs on real databases and a real disk: what is put can be had, what is damaged is found and healed, what nobody needs
 //! goes, and whatever fails on the way leaves nothing that claims to be there.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     ops::Range,

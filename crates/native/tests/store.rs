@@ -1,6 +1,8 @@
 //! One contract for every store, told as stories, and run on a disk and (when `LARDER_TEST_S3_*` is set, as
 //! `scripts/with-s3` does) on an S3 server. What only a disk can suffer comes after.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},

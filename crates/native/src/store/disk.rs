@@ -15,7 +15,7 @@ use std::{
     ops::Range,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -36,6 +36,8 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: Arc<Path>,
+    /// Held while a folder is looked at or made: whoever finds it there may rely on its being durable.
+    folders: Arc<Mutex<()>>,
 }
 
 impl Disk {
@@ -45,7 +47,7 @@ impl Disk {
         for folder in [root.clone(), root.join("blobs"), root.join("uploads")] {
             make_folder(&folder).map_err(|error| explain(&folder, error))?;
         }
-        Ok(Self { root: root.into() })
+        Ok(Self { root: root.into(), folders: Arc::default() })
     }
 
     /// The file that a location names.
@@ -203,10 +205,11 @@ impl Upload for DiskUpload {
         let file = self.settle().await?;
         let rest = mem::take(&mut self.buffer);
         let (location, path) = (key.to_owned(), self.disk.root.join(key));
+        let folders = self.disk.folders.clone();
         self.disk
             .with(move |root| {
                 let file = append(file, &root.join("uploads"), &rest)?;
-                publish(file, &path).map_err(|error| match error.kind() {
+                publish(file, &path, &folders).map_err(|error| match error.kind() {
                     io::ErrorKind::NotFound => Error::new(
                         Kind::Unavailable,
                         "the upload took so long that it was taken away as abandoned; send it again",
@@ -241,10 +244,12 @@ fn new_upload(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Makes a written file durable under its final name.
-fn publish(file: NamedTempFile, path: &Path) -> io::Result<()> {
+fn publish(file: NamedTempFile, path: &Path, folders: &Mutex<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     file.as_file().sync_data()?;
+    let alone = folders.lock().unwrap_or_else(PoisonError::into_inner);
     make_folder(folder)?;
+    drop(alone);
     file.persist(path).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
 }
@@ -260,7 +265,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     };
     make_folder(parent)?;
     match DirBuilder::new().mode(0o700).create(folder) {
-        // Somebody else made it meanwhile; they may not have come to the fsync yet.
+        // Another process made it meanwhile; it may not have come to the fsync yet.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
         _ => File::open(parent)?.sync_all(),
     }
