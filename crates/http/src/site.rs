@@ -55,7 +55,7 @@ pub struct Access<'a> {
     pub at: Time,
     /// Who asked.
     pub asker: &'a Arc<Principal>,
-    /// What the room noted; its action is set.
+    /// What the room noted. Without an action nobody was recognised, and no room was asked.
     pub note: AccessNote,
     /// How it was answered.
     pub status: StatusCode,
@@ -90,6 +90,8 @@ pub struct Site {
     rooms: Vec<(&'static str, Arc<dyn Room>)>,
     process: u32,
     requests: AtomicU64,
+    /// Whoever was not recognised.
+    nobody: Arc<Principal>,
 }
 
 impl Site {
@@ -102,7 +104,9 @@ impl Site {
     ) -> Self {
         let process = u32::from_be_bytes(host.random_bytes());
         let ready = Ready::new(host.clone(), readiness);
-        Self { host, authenticator, access_log, ready, rooms: Vec::new(), process, requests: AtomicU64::new(0) }
+        let nobody = Arc::new(Principal { name: PrincipalName::Anonymous, token: None, grants: Vec::new() });
+        let requests = AtomicU64::new(0);
+        Self { host, authenticator, access_log, ready, rooms: Vec::new(), process, requests, nobody }
     }
 
     /// With one more room.
@@ -167,7 +171,9 @@ impl Site {
             Ok(asker) => asker,
             Err(error) => {
                 log_failure(request, &error);
-                return face(&error);
+                let response = face(&error);
+                self.record(request, &self.nobody, AccessNote::default(), &response);
+                return response;
             }
         };
         let Some(room) = room else {
@@ -184,16 +190,20 @@ impl Site {
         // Nothing is downloaded with a HEAD, and no room needs to remember that.
         note.download &= request.method != Method::HEAD;
         if note.action.is_some() {
-            self.access_log.record(Access {
-                at: self.host.now(),
-                asker: &asker,
-                note,
-                status: response.status,
-                address: request.address,
-                user_agent: request.header(header::USER_AGENT),
-            });
+            self.record(request, &asker, note, &response);
         }
         response
+    }
+
+    fn record(&self, request: &Request, asker: &Arc<Principal>, note: AccessNote, response: &Response) {
+        self.access_log.record(Access {
+            at: self.host.now(),
+            asker,
+            note,
+            status: response.status,
+            address: request.address,
+            user_agent: request.header(header::USER_AGENT),
+        });
     }
 
     /// Who is asking. Whoever shows no token on a server where anonymous may do nothing is asked for one before

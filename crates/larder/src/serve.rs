@@ -129,10 +129,11 @@ struct Log(larder_audit::Recorder);
 impl AccessLog for Log {
     fn record(&self, access: Access<'_>) {
         let note = &access.note;
-        let action = match (note.download, &note.package) {
-            (true, _) => "download",
-            (false, Some(_)) => "metadata",
-            (false, None) => "list",
+        let action = match (note.action, note.download, &note.package) {
+            (None, ..) => "refused",
+            (_, true, _) => "download",
+            (_, false, Some(_)) => "metadata",
+            (_, false, None) => "list",
         };
         let (package, version) = (note.package.as_deref().unwrap_or(""), note.version.as_deref().unwrap_or(""));
         self.0.record(&Seen {

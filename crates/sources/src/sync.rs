@@ -84,24 +84,19 @@ impl Sources {
     /// Syncs a Git source. A failure leaves everything as it was, and is remembered at the source.
     pub async fn sync(&self, source: &Source, run: &SyncRun<'_>) -> Result<SyncReport> {
         let result = self.try_sync(source, run).await;
+        // A conflict is a held sync, which is remembered already, or a job that somebody else has taken over.
         if let Err(error) = &result
             && error.kind() != Kind::Conflict
             && source.state != SourceState::Held
+            && source.problem.as_deref() != Some(error.message())
         {
-            let state = if self.is_held(source.id).await { SourceState::Held } else { SourceState::Failed };
-            if state == SourceState::Failed && source.problem.as_deref() != Some(error.message()) {
-                let batch: Batch =
-                    run.guards.iter().cloned().chain([rows::troubled(source.id, state, error.message())]).collect();
-                if let Err(second) = self.db.commit(batch).await {
-                    tracing::warn!(source = %source.name, error = %second, "the failure of a sync could not be stored");
-                }
+            let troubled = rows::troubled(source.id, SourceState::Failed, error.message());
+            let batch: Batch = run.guards.iter().cloned().chain([troubled]).collect();
+            if let Err(second) = self.db.commit(batch).await {
+                tracing::warn!(source = %source.name, error = %second, "the failure of a sync could not be stored");
             }
         }
         result
-    }
-
-    async fn is_held(&self, id: Id) -> bool {
-        matches!(rows::find(&self.db, &id.to_string()).await, Ok(Some(found)) if found.state == SourceState::Held)
     }
 
     async fn try_sync(&self, source: &Source, run: &SyncRun<'_>) -> Result<SyncReport> {
@@ -128,14 +123,13 @@ impl Sources {
             bytes = fetched.bytes;
         }
         let default_branch = default_branch(&listed, head.as_deref());
-        let outcomes = self.read(&mirror, &remote, &difference.changed, default_branch.as_deref(), run).await?;
-        let mut outcomes = outcomes;
+        let mut outcomes = self.read(&mirror, &remote, &difference.changed, default_branch.as_deref(), run).await?;
         self.refuse_foreign_names(source.id, &mut outcomes).await?;
         let keys = packages::keys_of_source(&self.db, source.id).await?;
         let host = self.db.host();
         let plan =
             Planner::new(&keys, settings.moved_tags(), host.now()).plan(outcomes, difference.gone, &|| host.new_id());
-        if plan.drops_too_much() && !plan.dropped.is_empty() && source.state != SourceState::Released {
+        if plan.drops_too_much() && source.state != SourceState::Released {
             return Err(self.hold(source, &plan, run).await?);
         }
         (run.progress)(&format!("storing {} versions", plan.add.len()));
@@ -291,11 +285,10 @@ impl Sources {
         let mut eager = Vec::new();
         for (format_id, name) in plan.packages.keys() {
             let Some(format) = self.formats.iter().find(|format| format.id() == format_id) else { continue };
-            let gone: Vec<Id> = plan.unlist.clone();
             let old = known
                 .iter()
                 .filter(|key| key.format == *format_id && key.package == *name && key.stable && key.listed)
-                .filter(|key| !gone.contains(&key.id))
+                .filter(|key| !plan.unlist.contains(&key.id))
                 .map(|key| (key.version.as_str(), key.id, false));
             let new = plan
                 .add
