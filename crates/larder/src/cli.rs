@@ -12,13 +12,13 @@ use larder_core::{
     time::parse_duration,
 };
 
-/// One self-hosted registry for your packages: from Git repositories straight to `composer install`.
+/// One self-hosted registry for your packages, from Git repositories straight to your package manager.
 #[derive(Debug, Parser)]
 #[command(
     name = "larder",
     version,
     disable_help_subcommand = true,
-    long_about = "One self-hosted registry for your packages: from Git repositories straight to `composer install`.\n\n\
+    long_about = "One self-hosted registry for your packages, from Git repositories straight to your package manager.\n\n\
         Start with three commands:\n\n  \
         larder serve\n  \
         larder source add git https://git.example.org/acme/lib.git\n  \
@@ -60,9 +60,11 @@ pub struct Global {
 pub enum Command {
     /// Run the registry
     ///
-    /// Makes what is missing (database, secret key), says where it listens, and serves until SIGTERM or SIGINT.
+    /// Makes what is missing (database, secret key), says where it listens, and
+    /// serves until SIGTERM or SIGINT.
     ///
-    ///   larder serve --data /var/lib/larder --listen 0.0.0.0:8080 --public-url https://packages.example.org
+    ///   larder serve
+    ///   larder serve --listen 0.0.0.0:8080 --public-url https://packages.example.org
     ///
     /// Next: `larder source add git URL`, then `larder token create NAME`.
     #[command(verbatim_doc_comment)]
@@ -87,8 +89,9 @@ pub enum Command {
     Audit(AuditCommand),
     /// Take away stored bytes that nothing needs
     ///
-    /// Blobs that no version needs any more, uploads that never ended, bytes that nobody knows. A running server does
-    /// this every hour by itself; nothing that is being written is touched.
+    /// Blobs that no version needs any more, uploads that never ended, bytes that
+    /// nobody knows. A running server does this every hour by itself; nothing that
+    /// is being written is touched.
     ///
     ///   larder gc --dry-run
     #[command(verbatim_doc_comment)]
@@ -99,14 +102,15 @@ pub enum Command {
     },
     /// Prove that all stored bytes are there and right
     ///
-    /// Reads and hashes every blob, and explains each difference. Ends with 1 if somebody may miss bytes. What can be
-    /// built again from its Git repository is built again when it is next downloaded.
+    /// Reads and hashes every blob, and explains each difference. Ends with 1 if
+    /// somebody may miss bytes. What can be built again from its Git repository is
+    /// built again when it is next downloaded.
     #[command(verbatim_doc_comment)]
     Fsck,
     /// Look for trouble, and say what to do about it
     ///
-    /// Checks configuration, database, store, disk, git, ssh, secret key, clock, queue and sources. Ends with 1 if there
-    /// is a problem.
+    /// Checks configuration, database, store, disk, git, ssh, secret key, clock,
+    /// queue and sources. Ends with 1 if there is a problem.
     #[command(verbatim_doc_comment)]
     Doctor,
 }
@@ -127,16 +131,20 @@ pub struct Serve {
 pub enum TokenCommand {
     /// Make a token, and print its secret alone on standard output
     ///
-    /// The secret is shown this once; only its hash is kept. Without --allow the token may read everything.
+    /// The secret is shown this once; only its hash is kept. Without --allow the
+    /// token may read everything.
     ///
     ///   larder token create ci
     ///   larder token create agency --allow 'read:composer:acme/*' --expires 90d
     ///   SECRET=$(larder token create deploy)
     ///
-    /// A grant is ACTIONS:FORMAT:PATTERN. ACTIONS: read, publish, delete with commas between, or *. FORMAT: composer, or
-    /// *. PATTERN: * is every package; inside a pattern * stays within one part of a name and ** crosses them.
+    /// A grant is ACTIONS:FORMAT:PATTERN.
+    ///   ACTIONS  read, publish, delete with commas between, or *
+    ///   FORMAT   composer, or *
+    ///   PATTERN  * is every package; inside a pattern * stays within one part of a
+    ///            name, and ** crosses them: acme/*, acme/**
     ///
-    /// Next: give clients the secret as password (any user name) or as bearer token.
+    /// Next: give clients the secret as password (any user name) or bearer token.
     #[command(verbatim_doc_comment)]
     Create {
         /// What people call it
@@ -197,9 +205,10 @@ pub enum CredentialCommand {
     ///
     ///   larder credential add forge --kind gitlab < token.txt
     ///   larder credential add deploy --kind ssh < ~/.ssh/deploy_key
-    ///   printf %s "$TOKEN" | larder credential add forge --kind basic --username robot --host git.example.org
+    ///   larder credential add robot --kind basic --username robot < password.txt
     ///
-    /// It is only ever sent to one host: the one of --host, or of the first source that uses it.
+    /// It is only ever sent to one host: the one of --host, or of the first source
+    /// that uses it.
     ///
     /// Next: `larder source add git URL --credential NAME`.
     #[command(verbatim_doc_comment)]
@@ -253,8 +262,9 @@ pub enum PackageCommand {
     ///
     ///   larder package remove composer acme/lib 1.2.0
     ///
-    /// What comes from a Git source comes back when its tag or branch moves: to be rid of it, delete the tag, or the
-    /// source with `larder source remove`. Stored bytes go with the next `larder gc`.
+    /// What comes from a Git source comes back when its tag or branch moves: to be
+    /// rid of it, delete the tag, or the source with `larder source remove`. Stored
+    /// bytes go with a later `larder gc`.
     #[command(verbatim_doc_comment)]
     Remove {
         /// Its format, for example composer
@@ -284,7 +294,7 @@ pub enum SourceCommand {
     ///   larder source sync lib
     ///   larder source sync --all
     ///
-    /// A running server does it, or this command itself. Ends with 1 if it failed.
+    /// A running server does it, or else this command. Ends with 1 if it failed.
     #[command(verbatim_doc_comment)]
     Sync {
         /// Its name or its id
@@ -310,7 +320,7 @@ pub enum AddCommand {
     /// A Git repository: its tags and branches become versions
     ///
     ///   larder source add git https://git.example.org/acme/lib.git
-    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy --every 15m
+    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
     ///
     /// Next: `larder source sync NAME`, unless a server runs: it begins at once.
     #[command(verbatim_doc_comment)]
@@ -351,7 +361,7 @@ pub enum AuditCommand {
     /// List changes (or with --access who fetched what), the newest first
     ///
     ///   larder audit list --since 7d --action token
-    ///   larder audit list --access --actor token:ci --subject package:composer:acme/lib
+    ///   larder audit list --access --subject package:composer:acme/lib
     ///   larder audit list --since 2026-11-01 --limit 100000 --json
     #[command(verbatim_doc_comment)]
     List(AuditList),

@@ -11,11 +11,14 @@ mod log;
 mod output;
 mod serve;
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
 use crate::cli::Cli;
+
+/// How long computations that nobody waits for have to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,8 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let verbose = cli.global.verbose || environment("LARDER_LOG").is_some_and(|filter| filter.contains("debug"));
-    let ended = runtime().and_then(|runtime| runtime.block_on(commands::run(cli)));
-    match ended {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -34,8 +36,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(commands::run(cli));
+    // Whatever still computes is for nobody any more.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    ended
 }
 
 /// What happened and what to do. The causes of an error of the house are for whoever asked to see them.

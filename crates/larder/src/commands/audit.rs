@@ -145,8 +145,8 @@ fn event_document(event: &Recorded) -> Value {
 fn event_cells(event: &Recorded) -> [String; 5] {
     let detail = match &event.detail {
         Value::Object(members) => {
-            let known = members.iter().filter(|(_, value)| !value.is_null());
-            known.map(|(name, value)| format!("{name}={}", short(value))).collect::<Vec<_>>().join(" ")
+            let told = members.iter().filter(|(_, value)| !value.is_null() && value.as_array() != Some(&Vec::new()));
+            told.map(|(name, value)| format!("{name}={}", short(value))).collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),
     };

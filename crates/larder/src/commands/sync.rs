@@ -14,7 +14,7 @@ use super::Desk;
 use crate::output::{Progress, counted};
 
 /// How long a server has to take the job before this command does it.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long one sync may take, its wait for others included.
 const LIMIT: Duration = Duration::from_secs(2 * 3_600);

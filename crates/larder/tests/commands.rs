@@ -1,0 +1,484 @@
+//! Every command as people run it: the real program on a fresh data folder, what it prints, and how it ends. What the
+//! commands do inside is tested in the crates that do it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot have what it needs cannot go on")]
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use larder_testkit::forge::{File, Forge, Repository};
+use serde_json::Value;
+
+/// A data folder that is gone after the test, and the program on it.
+struct Larder {
+    folder: tempfile::TempDir,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Larder {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Nothing of the tester's environment gets in.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.env_clear().env("LARDER_DATA", self.data()).env("LARDER_ALLOW_LOCAL_SOURCES", "true").args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, "")
+    }
+
+    fn run_with(&self, args: &[&str], input: &str) -> Ran {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        // A command that does not read its input may be gone by now.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+        let ended = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
+    }
+
+    /// What a command that succeeds prints.
+    fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        ran.out
+    }
+
+    /// The JSON document that a command that succeeds prints.
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[args, &["--json"]].concat())).unwrap()
+    }
+
+    /// What a command complains of that ends with `code`.
+    fn fails(&self, code: i32, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        if code == 1 {
+            assert!(ran.err.lines().last().unwrap().starts_with("larder: "), "{args:?}: {ran:?}");
+        }
+        ran.err
+    }
+}
+
+/// Checks that a text has all these parts.
+#[track_caller]
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+}
+
+fn manifest(name: &str) -> Vec<File> {
+    vec![File::new("composer.json", format!(r#"{{"name": "{name}", "description": "For tests"}}"#))]
+}
+
+/// A repository with the tags 1.0.0, 1.1.0 and 1.2.0, and one that is no version.
+fn library(forge: &Forge, name: &str) -> Repository {
+    let repository = forge.repository(name);
+    for tag in ["v1.0.0", "v1.1.0", "v1.2.0"] {
+        let commit = repository.commit("main", tag, &manifest(&format!("acme/{name}")));
+        repository.tag(tag, &commit);
+    }
+    repository.tag("nonsense", "v1.0.0");
+    repository
+}
+
+#[test]
+fn help_teaches() {
+    let larder = Larder::new();
+    let mut all = String::new();
+    for command in [
+        "",
+        "serve",
+        "token",
+        "token create",
+        "grant add",
+        "credential add",
+        "source",
+        "source add git",
+        "source sync",
+        "package remove",
+        "audit list",
+        "gc",
+        "fsck",
+        "doctor",
+    ] {
+        let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let text = larder.ok(&args);
+        // What holds everywhere is shown once.
+        let own = if command.is_empty() { &text } else { text.split("Everywhere:").next().unwrap() };
+        writeln!(all, "$ larder {}\n{}\n", args.join(" "), own.trim_end()).unwrap();
+    }
+    insta::assert_snapshot!(all);
+    assert!(!larder.data().exists(), "help needs no data folder");
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let larder = Larder::new();
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["token"],
+        &["token", "create"],
+        &["token", "create", "ci", "--allow", "write:*:*"],
+        &["token", "create", "ci", "--expires", "soon"],
+        &["grant", "add", "bob", "read:*:*"],
+        &["credential", "add", "forge", "--kind", "magic"],
+        &["credential", "add", "forge"],
+        &["source", "sync"],
+        &["source", "sync", "lib", "--all"],
+        &["source", "add", "git", "https://h/x.git", "--keep", "some"],
+        &["audit", "list", "--since", "yesterday"],
+        &["gc", "--wet-run"],
+    ] {
+        larder.fails(2, args);
+    }
+    assert!(!larder.data().exists(), "nothing is made for a mistake");
+}
+
+#[test]
+fn a_wrong_configuration_is_named() {
+    let larder = Larder::new();
+    std::fs::create_dir(larder.data()).unwrap();
+    std::fs::write(larder.data().join("larder.toml"), "lissten = '127.0.0.1:1'").unwrap();
+    for args in [&["token", "list"][..], &["serve"], &["doctor"]] {
+        let ran = larder.run(args);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        has(&format!("{}{}", ran.out, ran.err), &["lissten", "larder.toml", "listen"]);
+    }
+    let missing = larder.fails(1, &["token", "list", "--config", "/nowhere.toml"]);
+    has(&missing, &["/nowhere.toml", "No such file"]);
+}
+
+#[test]
+fn tokens() {
+    let larder = Larder::new();
+    assert!(larder.ok(&["token", "list"]).contains("larder token create NAME"));
+    let made = larder.run(&["token", "create", "ci"]);
+    assert_eq!((made.code, made.err.as_str()), (Some(0), ""));
+    let secret = made.out.strip_suffix('\n').unwrap();
+    assert!(secret.starts_with("lrd_") && secret.len() == 50, "{secret}");
+
+    has(&larder.fails(1, &["token", "create", "ci"]), &["larder token rotate ci"]);
+    has(&larder.fails(1, &["token", "create", "a b"]), &["`a b` is not a name"]);
+    has(&larder.fails(1, &["token", "create", "x", "--allow", "read:compser:*"]), &["compser", "composer"]);
+
+    let allow = ["token", "create", "agency", "--allow", "read:composer:acme/*", "--expires", "90d"];
+    let agency = larder.json(&allow);
+    assert_eq!(agency["grants"], serde_json::json!(["read:composer:acme/*"]));
+    assert!(agency["secret"].as_str().unwrap().starts_with("lrd_") && agency["expires_at"].is_string());
+
+    let list = larder.ok(&["token", "list"]);
+    has(&list, &["agency", "active", "read:composer:acme/*", "ci", "read:*:*", "never"]);
+    let listed = larder.json(&["token", "list"]);
+    assert_eq!(listed[1]["name"], "ci");
+    assert!(!listed.to_string().contains("lrd_"), "no secret is listed");
+
+    let rotated = larder.ok(&["token", "rotate", "ci"]);
+    assert!(rotated.starts_with("lrd_") && rotated != made.out);
+    larder.ok(&["token", "revoke", listed[1]["id"].as_str().unwrap()]);
+    has(&larder.fails(1, &["token", "revoke", "ci"]), &["no token `ci`", "larder token list"]);
+    has(&larder.fails(1, &["token", "rotate", "ci"]), &["no token `ci`"]);
+    assert_eq!(larder.json(&["token", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn grants() {
+    let larder = Larder::new();
+    has(&larder.ok(&["grant", "list"]), &["larder token create NAME"]);
+    has(&larder.ok(&["grant", "add", "anonymous", "read:*:open/**"]), &["anonymous may read:*:open/**"]);
+    assert_eq!(larder.json(&["grant", "add", "anonymous", "read:*:open/**"])["added"], false);
+    has(&larder.fails(1, &["grant", "add", "token:ci", "read:*:*"]), &["no token `ci`"]);
+    has(&larder.fails(1, &["grant", "remove", "anonymous", "read:*:*"]), &["larder grant list"]);
+    has(&larder.ok(&["grant", "list"]), &["PRINCIPAL", "anonymous", "read:*:open/**"]);
+    larder.ok(&["grant", "remove", "anonymous", "read:*:open/**"]);
+    assert_eq!(larder.json(&["grant", "list"]), serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_never_shown() {
+    let (larder, forge) = (Larder::new(), Forge::start().await);
+    library(&forge, "lib");
+    // Basic with the user name that this kind of forge wants for `secret-of-the-forge`.
+    forge.rule(|rules| rules.authorization = Some("Basic b2F1dGgyOnNlY3JldC1vZi10aGUtZm9yZ2U=".to_owned()));
+    let mut printed = String::new();
+    let mut run = |args: &[&str], input: &str, code: i32| {
+        let ran = larder.run_with(args, input);
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        printed.extend([ran.out.as_str(), ran.err.as_str()]);
+        format!("{}{}", ran.out, ran.err)
+    };
+    has(&run(&["credential", "list"], "", 0), &["larder credential add"]);
+    run(&["credential", "add", "forge", "--kind", "gitlab"], "secret-of-the-forge\n", 0);
+    has(&run(&["credential", "add", "forge", "--kind", "gitlab"], "x", 1), &["already"]);
+    has(&run(&["credential", "add", "empty", "--kind", "bearer"], "", 1), &["standard input"]);
+    has(&run(&["credential", "add", "nobody", "--kind", "basic"], "x", 1), &["--username"]);
+    run(&["credential", "add", "stale", "--kind", "gitlab", "--json"], "secret-that-was", 0);
+    has(&run(&["credential", "test", "forge"], "", 0), &["no source uses it"]);
+    has(&run(&["credential", "test", "other"], "", 1), &["larder credential list"]);
+
+    run(&["source", "add", "git", &forge.url("lib"), "--credential", "forge"], "", 0);
+    run(&["source", "add", "git", &forge.url("lib"), "--name", "again", "--credential", "stale"], "", 0);
+    has(&run(&["credential", "test", "forge"], "", 0), &["lib: reached", "branches and tags"]);
+    has(&run(&["credential", "test", "stale"], "", 1), &["again: ", "1 source cannot be reached"]);
+    has(&run(&["credential", "list"], "", 0), &["gitlab", "127.0.0.1:", "lib"]);
+    has(&run(&["credential", "remove", "forge"], "", 1), &["in use"]);
+    run(&["source", "remove", "lib"], "", 0);
+    run(&["credential", "remove", "forge"], "", 0);
+    run(&["audit", "list"], "", 0);
+    run(&["doctor", "--json"], "", 0);
+    assert!(!printed.contains("secret-"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_from_its_first_sync_to_its_end() {
+    let (larder, mut forge) = (Larder::new(), Forge::start().await);
+    let repository = library(&forge, "lib");
+    has(&larder.ok(&["source", "list"]), &["larder source add git URL"]);
+    has(&larder.ok(&["source", "sync", "--all"]), &["no sources yet"]);
+    has(&larder.fails(1, &["source", "add", "npm", "https://h"]), &["not available in this version"]);
+    has(&larder.fails(1, &["source", "add", "https://h/x.git"]), &["larder source add git https://h/x.git"]);
+    has(&larder.fails(1, &["source", "add", "git", "ext::sh"]), &["cannot be a Git source"]);
+    has(&larder.fails(1, &["source", "sync", "lib"]), &["larder source list"]);
+
+    let url = forge.url("lib");
+    has(&larder.ok(&["source", "add", "git", &url, "--moved-tags", "follow", "--hide-source"]), &["`lib`", &url]);
+    has(&larder.fails(1, &["source", "add", "git", &url]), &["already", "--name"]);
+    has(&larder.ok(&["source", "list"]), &["lib", "new", "due now"]);
+    has(
+        &larder.ok(&["source", "sync", "lib"]),
+        &["lib: 5 of 5 branches and tags read: 4 new versions, 1 refs skipped"],
+    );
+    has(&larder.ok(&["source", "sync", "lib"]), &["lib: nothing changed in 5 branches and tags"]);
+    let shown = larder.ok(&["source", "show", "lib"]);
+    has(
+        &shown,
+        &["acme/lib: 4 versions", "1 branches, 4 tags, 1 of them skipped", "nonsense: the tag is not a version"],
+    );
+    has(&shown, &["every 4h", "moved tags follow, hidden from clients", "credential  none"]);
+
+    packages(&larder);
+
+    repository.git(&["tag", "--force", "v1.0.0", "main"]);
+    larder.ok(&["source", "sync", "--all"]);
+    has(&larder.ok(&["source", "show", "lib"]), &["v1.0.0 (acme/lib 1.0.0.0) is now at", "clients get the new commit"]);
+
+    forge.stop().await;
+    let failed = larder.fails(1, &["source", "sync", "lib"]);
+    has(&failed, &["larder: lib: ", "127.0.0.1"]);
+    let report = larder.run(&["source", "sync", "--all", "--json"]);
+    assert_eq!(report.code, Some(1));
+    assert_eq!(serde_json::from_str::<Value>(&report.out).unwrap()[0]["ok"], false);
+    assert_eq!(larder.json(&["source", "show", "lib"])["state"], "failed");
+    forge.resume().await;
+
+    for tag in ["v1.0.0", "v1.1.0"] {
+        repository.remove(&format!("refs/tags/{tag}"));
+    }
+    has(&larder.fails(1, &["source", "sync", "lib"]), &["would vanish", "--accept-removals"]);
+    assert_eq!(larder.json(&["source", "list"])[0]["state"], "held");
+    has(&larder.ok(&["source", "sync", "lib", "--accept-removals"]), &["2 removed"]);
+    assert_eq!(larder.json(&["source", "show", "lib"])["state"], "ok");
+
+    has(&larder.ok(&["source", "remove", "lib"]), &["`lib` is gone"]);
+    has(&larder.fails(1, &["source", "show", "lib"]), &["no source called `lib`"]);
+    has(&larder.ok(&["package", "list"]), &["no packages yet"]);
+}
+
+/// The packages of the source above, which has 1.0.0, 1.1.0, 1.2.0 and a branch.
+fn packages(larder: &Larder) {
+    has(&larder.ok(&["package", "list", "--format", "composer"]), &["acme/lib", "lib", "For tests"]);
+    has(&larder.fails(1, &["package", "list", "--format", "compser"]), &["composer"]);
+    has(&larder.fails(1, &["package", "show", "composer", "acme/other"]), &["larder package list"]);
+    has(&larder.fails(1, &["package", "show", "composer", "../x"]), &["../x"]);
+    let shown = larder.ok(&["package", "show", "composer", "acme/lib"]);
+    has(&shown, &["For tests", "v1.2.0", "not built yet", "composer require acme/lib", "0 downloads, 0 installs"]);
+    assert!(shown.find("v1.2.0") < shown.find("v1.1.0"), "the newest comes first:\n{shown}");
+    let versions = larder.json(&["package", "show", "composer", "ACME/Lib"])["versions"].clone();
+    assert_eq!(versions.as_array().unwrap().len(), 4);
+
+    larder.ok(&["package", "remove", "composer", "acme/lib", "1.2.0"]);
+    has(&larder.fails(1, &["package", "remove", "composer", "acme/lib", "1.2.0"]), &["no version `1.2.0`"]);
+    larder.ok(&["source", "sync", "lib"]);
+    let left = larder.json(&["package", "show", "composer", "acme/lib"])["versions"].clone();
+    assert_eq!(left.as_array().unwrap().len(), 3, "what was removed does not come back by itself");
+    has(
+        &larder.ok(&["audit", "list", "--action", "version.remove"]),
+        &["package:composer:acme/lib", "version=1.2.0.0"],
+    );
+}
+
+#[test]
+fn the_audit_log() {
+    let larder = Larder::new();
+    for name in ["a", "b", "c"] {
+        larder.ok(&["token", "create", name]);
+    }
+    larder.ok(&["token", "revoke", "b"]);
+    let all = larder.json(&["audit", "list"]);
+    let actions: Vec<_> = all.as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["token.revoke", "token.create", "token.create", "token.create"]);
+    let count = |args: &[&str]| larder.json(&[&["audit", "list"], args].concat()).as_array().unwrap().len();
+    assert_eq!(count(&["--limit", "2"]), 2);
+    assert_eq!(count(&["--action", "token.revoke"]), 1);
+    assert_eq!(count(&["--action", "token", "--subject", "token:b"]), 2);
+    assert_eq!(count(&["--actor", "larder"]), 0);
+    assert_eq!(count(&["--since", "1h", "--until", "2999-01-01"]), 4);
+    assert_eq!(count(&["--until", "1h"]), 0);
+    assert_eq!(count(&["--access"]), 0);
+    has(&larder.ok(&["audit", "list"]), &["WHEN", "cli", "token:b", "grants=read:*:*"]);
+    has(&larder.ok(&["audit", "list", "--access"]), &["Nobody fetched"]);
+    has(&larder.fails(1, &["audit", "list", "--access", "--subject", "token:a"]), &["package:FORMAT:NAME"]);
+}
+
+#[test]
+fn whoever_reads_no_further_is_no_error() {
+    let larder = Larder::new();
+    larder.ok(&["token", "create", "ci"]);
+    for args in [&["audit", "list", "--json"][..], &["token", "list"], &["doctor"], &["--help"]] {
+        let mut child = larder.command(args).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        assert!(ended.stderr.is_empty(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+#[test]
+fn the_doctor_finds_what_is_wrong() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let larder = Larder::new();
+    has(&larder.ok(&["doctor"]), &["WARNING", "is not there yet", "larder serve"]);
+    larder.ok(&["token", "create", "ci"]);
+    let well = larder.json(&["doctor"]);
+    let names: Vec<_> =
+        well["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    for name in ["configuration", "database", "store", "disk", "git", "ssh", "secret key", "clock", "queue", "sources"]
+    {
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
+    assert_eq!(well["problems"], 0, "{well}");
+
+    let key = larder.data().join("secret.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    larder.fails(1, &["doctor"]);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(larder.run_with(&["credential", "add", "forge", "--kind", "bearer"], "x").code, Some(0));
+    std::fs::write(&key, "00".repeat(32)).unwrap();
+    let ran = larder.run(&["doctor"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    has(&ran.out, &["PROBLEM", "`forge`", "secret key"]);
+
+    let open = larder.command(&["doctor"]).env("LARDER_LISTEN", "0.0.0.0:80").output().unwrap();
+    assert_eq!(open.status.code(), Some(1));
+    has(&String::from_utf8(open.stdout).unwrap(), &["LARDER_PUBLIC_URL"]);
+}
+
+/// A server of this data folder, stopped in the end.
+struct Server(Child);
+
+impl Server {
+    fn start(larder: &Larder) -> Self {
+        let mut child = larder.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the server ended before it listened");
+        }
+        // Read on, so that it never waits for somebody to read its log.
+        std::thread::spawn(move || drop(log.read_to_end(&mut Vec::new())));
+        Self(child)
+    }
+
+    fn stop(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success(), "SIGTERM is no failure");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_beside_a_server_and_fsck_finds_damage() {
+    let (larder, forge) = (Larder::new(), Forge::start().await);
+    library(&forge, "lib");
+    let server = Server::start(&larder);
+    larder.ok(&["token", "create", "ci"]);
+    larder.ok(&["source", "add", "git", &forge.url("lib")]);
+    has(&larder.ok(&["source", "sync", "lib"]), &["lib: "]);
+    larder.ok(&["gc"]);
+    larder.ok(&["fsck"]);
+    // The server builds the newest releases by itself, soon.
+    let begun = Instant::now();
+    let built = loop {
+        let shown = larder.json(&["package", "show", "composer", "acme/lib"]);
+        let built = shown["versions"].as_array().unwrap().iter().filter(|one| one["artifact"].is_object()).count();
+        if built == 3 {
+            break shown;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{shown}");
+    };
+    server.stop();
+
+    has(&larder.ok(&["fsck"]), &["all is well"]);
+    let digest = built["versions"][0]["artifact"]["digest"].as_str().unwrap();
+    damage(&larder, digest);
+    let ran = larder.run(&["fsck"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    has(&ran.out, &["DAMAGE", digest, "acme/lib"]);
+    has(&ran.err, &["larder: stored bytes are missing or damaged"]);
+    let again = larder.run(&["fsck", "--json"]);
+    let document: Value = serde_json::from_str(&again.out).unwrap();
+    assert_eq!((again.code, &document["sums"]["damaged"]), (Some(1), &1.into()), "{document}");
+
+    larder.ok(&["source", "remove", "lib"]);
+    let garbage = larder.json(&["gc", "--dry-run"]);
+    assert_eq!(garbage["sums"]["failed"], 0, "{garbage}");
+}
+
+/// Changes one byte of a stored blob.
+fn damage(larder: &Larder, digest: &str) {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let mut folders = vec![larder.data().join("store")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(hex) {
+                let mut bytes = std::fs::read(entry.path()).unwrap();
+                bytes[10] ^= 1;
+                std::fs::remove_file(entry.path()).unwrap();
+                return std::fs::write(entry.path(), bytes).unwrap();
+            }
+        }
+    }
+    panic!("the blob {digest} is not in the store");
+}
