@@ -398,6 +398,20 @@ async fn an_archive_that_nobody_reads_to_its_end_frees_its_place() {
 }
 
 #[tokio::test]
+async fn an_archive_of_any_length_ends_well() {
+    let (forge, port) = (Forge::start().await, Port::new());
+    let repository = forge.repository("lib");
+    let remote = remote(&forge.url("lib"));
+    // Lengths around what a pipe and git's blocks of 10 KiB hold, where the end of a tar can fall anywhere.
+    let commits: Vec<String> = (0..24)
+        .map(|n| repository.commit("main", "more", &[File::new("a", vec![7; 60_000 + n * 1_700]), File::new("b", "")]))
+        .collect();
+    for commit in &commits {
+        assert_eq!(port.archive(&remote, commit, "").await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn hosts_of_every_age() {
     let forge = Forge::start().await;
     let repository = forge.repository("lib");

@@ -1,7 +1,10 @@
 //! A Git host for tests: repositories made with the git program, served over http by git's own `http-backend` behind a
 //! small CGI bridge, with switches for what real hosts do on bad days, and over ssh by a real sshd where there is one.
 //! It is a host, not a stand-in for Larder's side: nothing of the Git port is in it.
-#![expect(clippy::missing_panics_doc, reason = "a test that cannot have its host cannot go on: everything here panics then")]
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a test that cannot have its host cannot go on: everything here panics then"
+)]
 
 use std::{
     convert::Infallible,

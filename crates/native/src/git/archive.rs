@@ -168,6 +168,8 @@ impl Walk {
                 return Ok(());
             }
         }
+        // A tar is filled up after its end, and git must be let to write that too: a closed pipe would be its failure.
+        std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
         Ok(())
     }
 
