@@ -16,14 +16,13 @@ use larder_db::{
     packages::{self, Package, Version},
     sources as source_rows, stamps,
 };
-use larder_http::Document;
+use larder_http::{Document, File};
 use larder_sources::Sources;
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::{
     DIST, ID,
     render::{self, Links, Listed, Names},
-    routes::Dist,
     version::Stability,
 };
 
@@ -61,6 +60,20 @@ pub(crate) struct PackageDocument {
     pub(crate) name: Arc<str>,
     /// What is sent.
     pub(crate) document: Document,
+}
+
+/// A dist that was asked for before: enough to send it again without the database.
+pub(crate) struct Dist {
+    /// How it is sent.
+    pub(crate) file: File,
+    /// Its blob.
+    pub(crate) digest: Digest,
+    /// Its version.
+    pub(crate) id: Id,
+    /// The name of its package.
+    pub(crate) package: Arc<str>,
+    /// Its version in normal form.
+    pub(crate) version: Arc<str>,
 }
 
 /// Every package of this format with its summary.

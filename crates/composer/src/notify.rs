@@ -2,17 +2,17 @@
 //! hides those from us.
 
 use http::StatusCode;
-use larder_audit::Download;
+use larder_audit::{Download, Recorder};
 use larder_auth::{Decision, decide};
 use larder_core::{
     Error, Result,
     grant::{Action, Principal},
 };
-use larder_db::packages;
+use larder_db::{Db, packages};
 use larder_http::{Request, Response};
 use serde::Deserialize;
 
-use crate::{ID, routes::ComposerRoom};
+use crate::ID;
 
 /// The largest body, in bytes: some ten thousand packages.
 const LIMIT: usize = 1024 * 1024;
@@ -29,17 +29,17 @@ struct Installed {
 }
 
 /// Counts what the asker may see and what is here; the rest comes from other repositories.
-pub(crate) async fn notify(room: &ComposerRoom, request: &mut Request, asker: &Principal) -> Result<Response> {
+pub(crate) async fn notify(db: &Db, recorder: &Recorder, request: &mut Request, asker: &Principal) -> Result<Response> {
     let body = request.body.read_all(LIMIT).await?;
     let batch: Batch = serde_json::from_slice(&body)
         .map_err(|error| Error::invalid(format!("this is not a list of installed packages: {error}")))?;
-    let now = room.db.host().now();
+    let now = db.host().now();
     for Installed { name, version } in batch.downloads {
         let name = name.to_ascii_lowercase();
         if decide(asker, Action::Read, ID, &name) == Decision::Allow
-            && packages::has_version(&room.db, ID, &name, &version).await?
+            && packages::has_version(db, ID, &name, &version).await?
         {
-            room.recorder.count(&Download { format: ID, package: &name, version: &version, kind: "install" }, now);
+            recorder.count(&Download { format: ID, package: &name, version: &version, kind: "install" }, now);
         }
     }
     Ok(Response::json(StatusCode::OK, &serde_json::json!({"status": "success"})))

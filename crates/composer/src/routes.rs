@@ -8,7 +8,7 @@ use larder_audit::Recorder;
 use larder_auth::{Decision, View, Views, decide, unauthenticated};
 use larder_blobs::Blobs;
 use larder_core::{
-    Digest, Error, Kind, Result,
+    Error, Kind, Result,
     format::Format,
     grant::{Action, Principal},
 };
@@ -19,7 +19,11 @@ use larder_http::{
 };
 use larder_sources::Sources;
 
-use crate::{DIST, ID, documents::Documents, notify, search};
+use crate::{
+    DIST, ID,
+    documents::{Dist, Documents},
+    notify, search,
+};
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,20 +69,11 @@ fn is_package_path(name: &str) -> bool {
     name.split_once('/').is_some_and(|(vendor, rest)| !vendor.is_empty() && !rest.is_empty() && !rest.contains('/'))
 }
 
-/// A dist that was asked for before: enough to send it again without the database.
-pub(crate) struct Dist {
-    file: File,
-    digest: Digest,
-    id: larder_core::Id,
-    package: Arc<str>,
-    version: Arc<str>,
-}
-
 /// The room.
 pub struct ComposerRoom {
-    pub(crate) db: Db,
-    pub(crate) documents: Documents,
-    pub(crate) recorder: Recorder,
+    db: Db,
+    documents: Documents,
+    recorder: Recorder,
     blobs: Blobs,
     sources: Sources,
     views: Views,
@@ -233,7 +228,7 @@ impl Room for ComposerRoom {
             if request.method != http::Method::POST {
                 return Ok(method_not_allowed("POST"));
             }
-            return notify::notify(self, request, asker).await;
+            return notify::notify(&self.db, &self.recorder, request, asker).await;
         }
         if !request.reads() {
             return Ok(method_not_allowed("GET, HEAD"));
