@@ -18,7 +18,7 @@ use larder_core::{
     tree::{ByteSink, TreeEvent},
 };
 use larder_db::{
-    Batch, changes, events,
+    Batch, blobs, changes, events,
     events::{Actor, Event},
     packages::{self, Artifact, Package, Version},
     sources as rows,
@@ -132,6 +132,7 @@ impl Sources {
                 .with(detail);
         let batch = Batch::new()
             .with(packages::not_built(version.id, format.artifact()))
+            .with(blobs::is_live(&built.digest))
             .with(packages::insert_artifact(host.new_id(), version.id, format.artifact(), &built, host.now()))
             .with(events::record(host, &event))
             .with(changes::notify(host, &packages::topic(&package.format, &package.name)));
