@@ -84,7 +84,7 @@ impl Statement {
 }
 
 /// How the text of every guard begins.
-pub const GUARD: &str = "insert into guard (holds) ";
+pub const GUARD: &str = "insert into guard (holds)";
 
 /// What one statement of a batch did.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -112,3 +112,46 @@ fn text(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
     literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of no text")
 }
+
+#[cfg(test)]
+mod tests {
+    use larder_core::{Kind, Result};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn time_and_randomness_are_the_machines() {
+        let host = system();
+        assert!(host.now() > Time::parse("2025-01-01").unwrap());
+        assert_ne!(host.random_bytes::<16>(), host.random_bytes::<16>());
+        assert!(host.within(Duration::ZERO, std::future::pending::<()>()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_only_its_task() {
+        let host = system();
+        host.spawn.background(Box::pin(async { panic!("on purpose") }));
+        assert_eq!(host.heavy::<()>(async { panic!("on purpose") }).await.unwrap_err().kind(), Kind::Internal);
+        assert_eq!(host.heavy(async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn long_computations_leave_the_requests_alone() {
+        let host = system();
+        let here = thread::current().id();
+        let there = host.heavy(async { Ok(thread::current().id()) }).await.unwrap();
+        assert_ne!(here, there);
+    }
+
+    /// As many at once as have turns, each of which starts another one: were those to wait for a turn, none would end.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_computation_may_start_another() {
+        let host = system();
+        let outer = (0..100_u32).map(|number| {
+            let inner = host.clone();
+            host.heavy(async move { inner.heavy(async move { Ok(number) }).await })
+        });
+        let numbers: Vec<Result<u32>> = futures_util::future::join_all(outer).await;
+        assert_eq!(numbers.into_iter().sum::<Result<u32>>().unwrap(), 4_950);
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -23,12 +23,14 @@ pub const START: Time = Time::from_seconds(1_795_161_600);
 /// A host with a clock that starts at [`START`] and its own randomness, and that clock. Background work really runs,
 /// on the test's tokio runtime.
 pub fn host() -> (Host, FakeClock) {
+    replica(1)
+}
+
+/// Like [`host`]; hosts of different numbers never make the same ids.
+pub fn replica(number: u64) -> (Host, FakeClock) {
     let clock = FakeClock::new(START);
-    let host = Host {
-        clock: Arc::new(clock.clone()),
-        random: Arc::new(RepeatableRandom::new(1)),
-        spawn: Arc::new(Tokio::current()),
-    };
+    let random = Arc::new(RepeatableRandom::new(number));
+    let host = Host { clock: Arc::new(clock.clone()), random, spawn: Arc::new(Tokio::current()) };
     (host, clock)
 }
 
@@ -38,13 +40,20 @@ pub struct FakeClock(Arc<Mutex<State>>);
 
 struct State {
     now: Time,
-    sleepers: Vec<(Time, Waker)>,
+    next: u64,
+    sleepers: Vec<Sleeper>,
+}
+
+struct Sleeper {
+    number: u64,
+    until: Time,
+    waker: Waker,
 }
 
 impl FakeClock {
     /// Stands at `now`.
     pub fn new(now: Time) -> Self {
-        Self(Arc::new(Mutex::new(State { now, sleepers: Vec::new() })))
+        Self(Arc::new(Mutex::new(State { now, next: 0, sleepers: Vec::new() })))
     }
 
     /// Moves the time forward, and wakes those whose sleep is over.
@@ -57,10 +66,11 @@ impl FakeClock {
     pub fn set(&self, now: Time) {
         let mut state = self.state();
         state.now = now;
-        let (over, asleep) = std::mem::take(&mut state.sleepers).into_iter().partition(|(until, _)| *until <= now);
-        state.sleepers = asleep;
+        let over: Vec<_> = state.sleepers.extract_if(.., |sleeper| sleeper.until <= now).collect();
         drop(state);
-        Vec::into_iter(over).for_each(|(_, waker)| waker.wake());
+        for sleeper in over {
+            sleeper.waker.wake();
+        }
     }
 
     /// How many sleep right now.
@@ -68,7 +78,7 @@ impl FakeClock {
         self.state().sleepers.len()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,17 +89,37 @@ impl Clock for FakeClock {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let clock = self.clone();
-        let until = self.state().now.plus(duration);
-        Box::pin(poll_fn(move |context| {
-            let mut state = clock.state();
-            if state.now >= until {
-                return Poll::Ready(());
-            }
-            state.sleepers.retain(|(other, waker)| *other != until || !waker.will_wake(context.waker()));
-            state.sleepers.push((until, context.waker().clone()));
-            Poll::Pending
-        }))
+        let mut state = self.state();
+        state.next += 1;
+        Box::pin(Sleep { clock: self.clone(), number: state.next, until: state.now.plus(duration) })
+    }
+}
+
+/// Over when the clock says so; who drops it sleeps no more.
+struct Sleep {
+    clock: FakeClock,
+    number: u64,
+    until: Time,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.clock.state();
+        state.sleepers.retain(|sleeper| sleeper.number != self.number);
+        if state.now >= self.until {
+            return Poll::Ready(());
+        }
+        let waker = context.waker().clone();
+        state.sleepers.push(Sleeper { number: self.number, until: self.until, waker });
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.clock.state().sleepers.retain(|sleeper| sleeper.number != self.number);
     }
 }
 

@@ -37,5 +37,6 @@ fn guard_query(statement: &Statement) -> Result<&'static str, ExecutorError> {
     statement
         .sql
         .strip_prefix(GUARD)
+        .map(str::trim_start)
         .ok_or_else(|| ExecutorError::Failed(format!("the text of a guard must begin with `{GUARD}`")))
 }
