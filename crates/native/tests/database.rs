@@ -369,6 +369,22 @@ async fn a_full_database_says_so_and_works_again_with_room() {
 }
 
 #[tokio::test]
+async fn connections_that_the_server_ended_are_made_again() {
+    let Some(scratch) = Scratch::postgres().await else { return };
+    let (executor, other) = (with_tables(&scratch).await, scratch.executor().await);
+    let end_connection = async || {
+        let mine = executor.query(Statement::read("select pg_backend_pid()", [])).await.unwrap().remove(0);
+        let end = Statement::read("select pg_terminate_backend(cast($1 as int), 10000)", mine.0);
+        assert_eq!(other.query(end).await.unwrap(), [Row(vec![true.into()])]);
+    };
+    end_connection().await;
+    assert!(words(executor.as_ref()).await.is_empty());
+    end_connection().await;
+    executor.batch(vec![add(1, "a")]).await.unwrap();
+    assert_eq!(words(executor.as_ref()).await.len(), 1);
+}
+
+#[tokio::test]
 async fn only_the_owner_may_read_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/deep/larder.db");

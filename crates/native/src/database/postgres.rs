@@ -237,7 +237,10 @@ fn is_broken(error: &sqlx::Error) -> bool {
 /// Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 #[expect(clippy::needless_pass_by_value, reason = "map_err hands it over")]
 fn failed(error: sqlx::Error) -> ExecutorError {
-    let text = error.to_string();
+    let text = match &error {
+        sqlx::Error::PoolTimedOut => format!("no connection within {} s: not reachable, or all in use", TURN.as_secs()),
+        other => other.to_string(),
+    };
     let unreachable =
         is_broken(&error) || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_));
     match code(&error).as_deref() {
