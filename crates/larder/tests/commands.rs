@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_testkit::forge::{File, Forge, Repository};
+use larder_testkit::forge::{File, Forge, Manner, Repository};
 use serde_json::Value;
 
 /// A data folder that is gone after the test, and the program on it.
@@ -306,7 +306,33 @@ async fn a_source_from_its_first_sync_to_its_end() {
     has(&larder.ok(&["package", "list"]), &["no packages yet"]);
 }
 
-/// The packages of the source above, which has 1.0.0, 1.1.0, 1.2.0 and a branch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_sync_hands_its_job_back() {
+    let (larder, forge) = (Larder::new(), Forge::start().await);
+    library(&forge, "lib");
+    forge.rule(|rules| rules.manner = Manner::Silence);
+    larder.ok(&["source", "add", "git", &forge.url("lib")]);
+    let mut child = larder.command(&["source", "sync", "lib"]).spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("listing") {
+        assert_ne!(progress.read_line(&mut said).unwrap(), 0, "it ended before the host was silent: {said}");
+    }
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    progress.read_to_string(&mut said).unwrap();
+    has(&said, &["larder: interrupted"]);
+    let source = &larder.json(&["source", "list"])[0];
+    assert!(source["running"].is_null() && source["next_sync_at"].is_string(), "{source}");
+    forge.rule(|rules| rules.manner = Manner::Serve);
+    has(&larder.ok(&["source", "sync", "lib"]), &["4 new versions"]);
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// The packages of the source of [`a_source_from_its_first_sync_to_its_end`], which has 1.0.0, 1.1.0, 1.2.0 and a branch.
 fn packages(larder: &Larder) {
     has(&larder.ok(&["package", "list", "--format", "composer"]), &["acme/lib", "lib", "For tests"]);
     has(&larder.fails(1, &["package", "list", "--format", "compser"]), &["composer"]);
@@ -413,8 +439,7 @@ impl Server {
     }
 
     fn stop(mut self) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        signal(&self.0, "-TERM");
         assert!(self.0.wait().unwrap().success(), "SIGTERM is no failure");
     }
 }

@@ -1,6 +1,6 @@
 //! `larder source sync`: asks for the job, waits while a server does it, or does it itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use larder_core::Id;
@@ -131,13 +131,18 @@ async fn finish(runner: &Runner, name: String, job: Id, mut tell: impl FnMut(&st
 
 /// Runs `work`; an interrupt hands the jobs that this program does back to the queue first.
 async fn interruptible<T>(desk: &Desk, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
     tokio::select! {
-        ended = work => ended,
-        _ = tokio::signal::ctrl_c() => {
-            desk.house.runner.stop(Duration::ZERO).await;
-            bail!("interrupted: nothing is half done, and a running server or the next sync goes on");
-        }
+        ended = &mut work => return ended,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
+    let mut stopping = pin!(desk.house.runner.stop(Duration::ZERO));
+    // The work goes on meanwhile: it is what hands its job back.
+    tokio::select! {
+        () = &mut stopping => {}
+        _ = &mut work => stopping.await,
+    }
+    bail!("interrupted: nothing is half done, and a running server or the next sync goes on")
 }
 
 async fn describe(desk: &Desk, ended: &Ended) -> Result<Value> {
