@@ -262,10 +262,15 @@ fn take_body_off(response: &mut Response) {
 
 fn log_failure(request: &Request, error: &Error) {
     let (id, path) = (request.id, request.path());
-    if error::status_of(error.kind()).is_server_error() {
-        tracing::error!(%id, path, error = error.chain(), "request failed");
-    } else {
-        tracing::debug!(%id, path, error = error.chain(), "request refused");
+    match error.kind() {
+        // Somebody else's trouble, or the moment's: an error is what the operator of this server must look into.
+        Kind::Upstream | Kind::Timeout | Kind::Unavailable => {
+            tracing::warn!(%id, path, error = error.chain(), "request failed");
+        }
+        kind if error::status_of(kind).is_server_error() => {
+            tracing::error!(%id, path, error = error.chain(), "request failed");
+        }
+        _ => tracing::debug!(%id, path, error = error.chain(), "request refused"),
     }
 }
 
