@@ -226,8 +226,10 @@ pub struct Repository {
     path: PathBuf,
 }
 
-/// When the first commit of every repository was made.
-pub const FIRST_COMMIT: i64 = 1_700_000_000;
+/// When the commit with this number, from 0, was made: seconds since 1970.
+pub fn committed(number: usize) -> i64 {
+    1_700_000_000 + 60 * i64::try_from(number).expect("a test has no more commits than that")
+}
 
 impl Repository {
     /// Where it is.
@@ -269,7 +271,9 @@ impl Repository {
             stream.extend_from_slice(format!("from {parent}\n").as_bytes());
         }
         stream.extend_from_slice(b"deleteall\n");
-        files.iter().for_each(|file| file.write(&mut stream));
+        for file in files {
+            file.write(&mut stream);
+        }
         self.import(&stream);
         self.resolve(&format!("refs/heads/{branch}")).expect("the commit was just made")
     }
@@ -279,9 +283,11 @@ impl Repository {
     pub fn history(&self, count: usize, tag: impl Fn(usize) -> String, files: impl Fn(usize) -> Vec<File>) {
         let mut stream = Vec::new();
         for number in 0..count {
-            begin_commit(&mut stream, "refs/heads/main", number as i64, &format!("Commit {number}"));
+            begin_commit(&mut stream, "refs/heads/main", number, &format!("Commit {number}"));
             stream.extend_from_slice(b"deleteall\n");
-            files(number).iter().for_each(|file| file.write(&mut stream));
+            for file in files(number) {
+                file.write(&mut stream);
+            }
             stream.extend_from_slice(format!("reset refs/tags/{}\nfrom refs/heads/main\n\n", tag(number)).as_bytes());
         }
         self.import(&stream);
@@ -319,8 +325,8 @@ impl Repository {
     }
 }
 
-fn begin_commit(stream: &mut Vec<u8>, full: &str, number: i64, message: &str) {
-    let time = FIRST_COMMIT + 60 * number;
+fn begin_commit(stream: &mut Vec<u8>, full: &str, number: usize, message: &str) {
+    let time = committed(number);
     stream.extend_from_slice(
         format!("commit {full}\ncommitter Ada <ada@example.org> {time} +0000\ndata {}\n{message}\n", message.len())
             .as_bytes(),

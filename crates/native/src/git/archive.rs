@@ -1,7 +1,7 @@
 //! The files of one commit, as `git archive` gives them: attributes honoured, sorted by path. Its tar is read as it
 //! comes and passed on in pieces; nothing is written to disk and no file is held in memory.
 
-use std::{io::Read, time::Duration};
+use std::{collections::HashSet, io::Read, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -28,7 +28,7 @@ const PIECE: usize = 64 * 1024;
 const WAITING: usize = 8;
 
 /// How many bytes of file names the list of a tree may take.
-const LISTING: u64 = 256 << 20;
+const LISTING: u64 = 64 << 20;
 
 /// See [`larder_sources::git::Git::archive`].
 pub(super) async fn archive(
@@ -147,6 +147,7 @@ impl Walk {
             |error: std::io::Error| Error::new(Kind::Damaged, "git gave an archive that breaks off").caused_by(error);
         let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(PIECE, output));
         let (mut left, mut count) = (self.bytes, 0);
+        let mut links = Links::default();
         for entry in archive.entries().map_err(broken)? {
             let mut entry = entry.map_err(broken)?;
             let Some(mut head) = head(&mut entry)? else { continue };
@@ -160,6 +161,7 @@ impl Walk {
                 Error::new(Kind::TooLarge, format!("the files hold more than the limit of {} bytes", self.bytes))
             })?;
             let target = link_target(&entry, head.kind)?;
+            links.check(&head, &target)?;
             if self.give.blocking_send(Ok(TreeEvent::Entry(head))).is_err() {
                 return Ok(());
             }
@@ -225,9 +227,65 @@ fn link_target(entry: &tar::Entry<'_, impl Read>, kind: EntryKind) -> Result<Vec
     Ok(target)
 }
 
+/// The symbolic links of a tree, in small letters: whoever unpacks may be on a file system that knows no capitals.
+#[derive(Default)]
+struct Links(HashSet<String>);
+
+impl Links {
+    /// Refuses a link that leads out of the tree, and an entry at or behind a link, which only a forged tree has: it would
+    /// be unpacked to wherever the link leads.
+    fn check(&mut self, head: &EntryHead, target: &[u8]) -> Result<()> {
+        let path = head.path.to_lowercase();
+        let folders = path.match_indices('/').map(|(at, _)| &path[..at]);
+        if !self.0.is_empty() && folders.chain([path.as_str()]).any(|above| self.0.contains(above)) {
+            return Err(Error::invalid(format!(
+                "the tree holds `{}` at or behind a symbolic link of that name: it cannot be packed",
+                head.path.escape_debug()
+            )));
+        }
+        if head.kind == EntryKind::Symlink {
+            if !stays_within(&head.path, target) {
+                return Err(Error::invalid(format!(
+                    "the tree holds a symbolic link, `{}`, that leads out of it, to `{}`: remove it, or leave it out with export-ignore",
+                    head.path.escape_debug(),
+                    String::from_utf8_lossy(target).escape_debug()
+                )));
+            }
+            self.0.insert(path);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link at `path` stays within the tree. It may go up only at its beginning and no further than to the root: `..`
+/// behind a name leads anywhere if that name is another link.
+fn stays_within(path: &str, target: &[u8]) -> bool {
+    let mut up = path.matches('/').count();
+    let mut down = false;
+    let drive = target.get(1) == Some(&b':');
+    !drive
+        && !target.starts_with(b"/")
+        && !target.contains(&b'\\')
+        && target.split(|byte| *byte == b'/').all(|part| match part {
+            b".." if down || up == 0 => false,
+            b".." => {
+                up -= 1;
+                true
+            }
+            b"" | b"." => true,
+            _ => {
+                down = true;
+                true
+            }
+        })
+}
+
 /// Whether a path stays within the tree wherever it is unpacked, and touches no repository there.
 fn is_harmless(path: &str) -> bool {
+    // On Windows `C:` in front is another drive.
+    let drive = path.as_bytes().get(1) == Some(&b':');
     !path.is_empty()
+        && !drive
         && !path.contains(['\\', '\0'])
         && path.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.eq_ignore_ascii_case(".git"))
 }
@@ -295,8 +353,34 @@ mod tests {
         for path in ["a", "a/b", "..a", "a..b/...", ".github/x", ".gitignore", "ü/名"] {
             assert!(is_harmless(path), "{path}");
         }
-        for path in ["", "/a", "a//b", "../a", "a/../b", "a/..", "./a", ".git", "a/.GIT/config", "a\\..\\b", "a\0b"] {
+        for path in
+            ["", "/a", "a//b", "../a", "a/../b", "a/..", "./a", ".git", "a/.GIT/config", "a\\..\\b", "a\0b", "C:/a"]
+        {
             assert!(!is_harmless(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn links_within_the_tree() {
+        for (path, target) in [("a", "b"), ("a/b", "../c"), ("a/b/c", "../../d/e"), ("a", "./b//c"), ("a/b", "..")] {
+            assert!(stays_within(path, target.as_bytes()), "{path} {target}");
+        }
+        // The last one leads out if `x` is a link to a folder above.
+        for (path, target) in
+            [("a", "/etc"), ("a", ".."), ("a/b", "../../c"), ("a", "C:/x"), ("a", "..\\x"), ("a/b", "x/../y")]
+        {
+            assert!(!stays_within(path, target.as_bytes()), "{path} {target}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_packed_behind_a_link() {
+        let head = |path: &str, kind| EntryHead { path: path.to_owned(), kind, size: 0 };
+        let mut links = Links::default();
+        links.check(&head("ab/x", EntryKind::Symlink), b"../cd").unwrap();
+        links.check(&head("ab/xy", EntryKind::File { executable: false }), b"").unwrap();
+        for path in ["ab/x", "ab/x/y", "AB/X/y"] {
+            assert!(links.check(&head(path, EntryKind::File { executable: false }), b"").is_err(), "{path}");
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
 const ATTEMPTS: usize = 32;
 
 /// With more packs than this a copy is packed again, so that looking things up stays fast.
-const PACKS: usize = 50;
+const PACKS: usize = 30;
 
 /// Where a copy remembers the remote's HEAD.
 const HEAD: &str = "refs/larder/HEAD";

@@ -168,7 +168,6 @@ impl GitProgram {
     }
 
     async fn ask_version(&self) -> Result<GitVersion> {
-        self.make_home().await?;
         let ended =
             process::Call::new(self, &["version"]).run(self, Vec::new(), 1024, self.settings.limits.idle).await?;
         let said = String::from_utf8_lossy(&ended.stdout).into_owned();
@@ -198,13 +197,18 @@ impl GitProgram {
 
     async fn make_home(&self) -> Result<()> {
         let home = self.home();
-        tokio::fs::create_dir_all(&home)
+        // Only for this user, even where the data folder is open to others.
+        tokio::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&home)
             .await
             .map_err(|error| mirror::disk("making the folder of local copies", error))?;
         mirror::replace(&home.join("gitconfig"), &self.standing_config()).await
     }
 
-    /// What holds for every command, whatever the machine's own configuration says (which is not read).
+    /// What holds for every command, whatever the machine's own configuration says (which is not read). `export-subst` can
+    /// ask for the state of a signature, which git would start a program for, with what a stranger signed.
     fn standing_config(&self) -> String {
         let idle = self.settings.limits.idle.as_secs().max(1);
         format!(
@@ -218,7 +222,8 @@ impl GitProgram {
              \tpackedGitWindowSize = 32m\n\tpackedGitLimit = 256m\n\tdeltaBaseCacheLimit = 32m\n\tfsmonitor = false\n\
              [pack]\n\tthreads = 1\n\twindowMemory = 64m\n\
              [http]\n\tfollowRedirects = false\n\tlowSpeedLimit = 1\n\tlowSpeedTime = {idle}\n\tpostBuffer = 16m\n\
-             [tar]\n\tumask = 0022\n"
+             [tar]\n\tumask = 0022\n\
+             [gpg]\n\tprogram = false\n[gpg \"x509\"]\n\tprogram = false\n[gpg \"ssh\"]\n\tprogram = false\n"
         )
     }
 

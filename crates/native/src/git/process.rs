@@ -86,6 +86,8 @@ impl Call {
 
     /// Starts it, as soon as one of the places is free.
     pub(super) async fn start(self, git: &GitProgram) -> Result<Running> {
+        // The folder of local copies may be deleted at any time, git's home in it.
+        git.make_home().await?;
         let permit = git
             .places
             .clone()

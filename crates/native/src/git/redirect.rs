@@ -127,3 +127,36 @@ impl GitProgram {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).remove(from.as_str());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::GitSettings;
+
+    #[tokio::test]
+    async fn a_redirect_into_the_own_network_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let git = GitProgram::new(GitSettings::below(data.path()));
+        let remote = Remote { url: GitUrl::parse("https://git.example.org/a.git").unwrap(), secret: None };
+        for target in
+            ["https://127.0.0.1:8443/a.git", "https://169.254.169.254/a.git", "https://[::ffff:10.0.0.1]/a.git"]
+        {
+            let at = Url::parse(&format!("{target}{FIRST}?service=git-upload-pack")).unwrap();
+            let error = location(&git, &remote, &at).await.unwrap_err();
+            let host = at.host_str().unwrap();
+            assert!(error.message().contains("git.example.org/a.git redirects to") && error.message().contains(host));
+            assert!(error.message().contains("LARDER_ALLOW_LOCAL_SOURCES"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_a_repository_is_redirected_to() {
+        let from = GitUrl::parse("https://git.example.org/a.git").unwrap();
+        let to = |text: &str| repository(&from, &Url::parse(text).unwrap()).map(|url| url.to_string());
+        assert_eq!(to("https://b.example.org/c.git/info/refs?service=x#y").unwrap(), "https://b.example.org/c.git");
+        for text in ["https://b.example.org/login?return=/info/refs", "file:///c.git/info/refs", "ssh://b/c/info/refs"]
+        {
+            assert!(to(text).is_err(), "{text}");
+        }
+    }
+}
