@@ -148,15 +148,15 @@ impl Runner {
             let host = self.0.host();
             loop {
                 host.clock.sleep(patience).await;
-                if queue::get(&self.0.db, id).await?.state == State::Waiting && self.run_one(id).await? {
-                    // The other future sees how it ended.
-                    std::future::pending::<()>().await;
+                let waits = queue::get(&self.0.db, id).await?.state == State::Waiting;
+                if waits && self.run_one(id).await? {
+                    return queue::get(&self.0.db, id).await;
                 }
             }
         };
         match select(pin!(queue::wait(&self.0.db, id, limit, tell)), pin!(help)).await {
             Either::Left((waited, _)) => waited,
-            Either::Right((failed, _)) => failed,
+            Either::Right((done, _)) => done,
         }
     }
 

@@ -29,7 +29,7 @@ const fn secret(name: &'static str) -> Key {
 
 /// Every key. The environment variable is `LARDER_` and the name in capitals, dots as underscores; a secret can also be
 /// the content of a file that `…_FILE` names.
-const KEYS: [Key; 26] = [
+const KEYS: &[Key] = &[
     plain("data"),
     plain("listen"),
     plain("public_url"),
@@ -48,6 +48,7 @@ const KEYS: [Key; 26] = [
     plain("workers"),
     plain("retention.access"),
     plain("limits.refs"),
+    plain("limits.metadata"),
     plain("limits.artifact"),
     plain("limits.connections"),
     plain("limits.git.commands"),
@@ -176,7 +177,7 @@ fn variable(key: &str) -> String {
 
 impl Layers {
     fn add_environment(&mut self, environment: &dyn Fn(&str) -> Option<String>) -> Result<()> {
-        for key in &KEYS {
+        for key in KEYS {
             let name = variable(key.name);
             let direct = environment(&name).map(|text| Given { text, from: format!("environment variable {name}") });
             let file_name = format!("{name}_FILE");
@@ -211,10 +212,10 @@ impl Layers {
             };
             let mut given = Given { text, from: format!("`{name}` in {}", path.display()) };
             if key.name != name {
-                given.text = std::fs::read_to_string(&given.text)
-                    .with_context(|| format!("{}: `{name}` names `{}`, which cannot be read", path.display(), given.text))?
-                    .trim()
-                    .to_owned();
+                let text = std::fs::read_to_string(&given.text).with_context(|| {
+                    format!("{}: `{name}` names `{}`, which cannot be read", path.display(), given.text)
+                })?;
+                text.trim().clone_into(&mut given.text);
             }
             self.0.entry(key.name).or_insert(given);
         }
@@ -263,9 +264,12 @@ impl Layers {
                 "an address and a port like 127.0.0.1:8080 or [::]:8080",
                 |text| text.parse::<std::net::SocketAddr>().ok().map(|address| address.to_string()),
             )?,
-            public_url: self.parsed("public_url", None, "an http or https URL without a path, query or user, like https://packages.example.org", |text| {
-                public_url(text).map(Some)
-            })?,
+            public_url: self.parsed(
+                "public_url",
+                None,
+                "an http or https URL without a path, query or user, like https://packages.example.org",
+                |text| public_url(text).map(Some),
+            )?,
             database_url: self.parsed(
                 "database_url",
                 Secret(format!("sqlite:{}", data.join("larder.db").display())),
@@ -302,6 +306,7 @@ impl Layers {
             access_retention: self.duration("retention.access", larder_audit::retention::DEFAULT)?,
             limits: larder_sources::Limits {
                 refs: usize::try_from(self.number("limits.refs", limits.refs as u64)?).unwrap_or(usize::MAX),
+                metadata: self.number("limits.metadata", limits.metadata)?,
                 artifact: self.number("limits.artifact", limits.artifact)?,
             },
             connections: self.number("limits.connections", larder_native::listener::Limits::default().connections)?,
@@ -311,7 +316,9 @@ impl Layers {
                 idle: self.duration("limits.git.idle", defaults.idle)?,
                 fetch_bytes: self.number("limits.git.bytes", defaults.fetch_bytes)?,
                 memory: self.number("limits.git.memory", defaults.memory)?,
-                at_once: self.number("limits.git.commands", u16::try_from(defaults.at_once).unwrap_or(u16::MAX))?.into(),
+                at_once: self
+                    .number("limits.git.commands", u16::try_from(defaults.at_once).unwrap_or(u16::MAX))?
+                    .into(),
                 ..defaults
             },
             data,
@@ -338,7 +345,7 @@ fn flatten(prefix: &str, value: &toml::Value, into: &mut Vec<(String, String)>) 
         }
         toml::Value::String(text) => into.push((prefix.to_owned(), text.clone())),
         toml::Value::Array(list) => {
-            let texts: Vec<_> = list.iter().map(|one| as_text(one)).collect();
+            let texts: Vec<_> = list.iter().map(as_text).collect();
             into.push((prefix.to_owned(), texts.join(",")));
         }
         other => into.push((prefix.to_owned(), as_text(other))),

@@ -47,7 +47,9 @@ impl House {
     pub async fn open(config: Config) -> Result<Self> {
         make_folder(&config.data)?;
         let host = larder_native::host::system();
-        let executor = larder_native::database::connect(config.database_url.expose()).await.context("the database cannot be opened")?;
+        let executor = larder_native::database::connect(config.database_url.expose())
+            .await
+            .context("the database cannot be opened")?;
         let db = Db::open(executor, host.clone()).await?;
         let store = larder_native::store::open_store(&config.storage_url, config.s3.clone())?;
         let blobs = Blobs::new(db.clone(), Arc::clone(&store), host.clone());
@@ -74,6 +76,34 @@ impl House {
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);
         Ok(Self { config, host, db, store, blobs, git, sources, vault, recorder, runner })
+    }
+}
+
+/// The file that every server on a data folder holds locked, so that commands know whether one runs.
+const SERVING: &str = "serving";
+
+impl House {
+    /// Tells commands that a server runs here, until the file is dropped.
+    pub fn announce(&self) -> Result<fs::File> {
+        let file = self.serving_file()?;
+        file.lock_shared().context("the data folder cannot be locked")?;
+        Ok(file)
+    }
+
+    /// Whether a server runs on this data folder, and so will take a job at once.
+    pub fn is_served(&self) -> Result<bool> {
+        match self.serving_file()?.try_lock() {
+            Ok(()) => Ok(false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(error).context("the data folder cannot be locked"),
+        }
+    }
+
+    fn serving_file(&self) -> Result<fs::File> {
+        let path = self.config.data.join(SERVING);
+        let mut options = fs::OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        opened.with_context(|| format!("{} cannot be opened", path.display()))
     }
 }
 
@@ -104,7 +134,10 @@ fn vault(config: &Config, host: &Host) -> Result<Vault> {
         .with_context(|| format!("the key file {}", path.display()))?
         .into_iter();
     let first = keys.next().ok_or_else(|| {
-        anyhow!("the key file {} is empty: put the key back from your backup; without it no credential can be opened", path.display())
+        anyhow!(
+            "the key file {} is empty: put the key back from your backup; without it no credential can be opened",
+            path.display()
+        )
     })?;
     Ok(Vault::new(first, keys))
 }

@@ -25,6 +25,7 @@ const QUEUE_STUCK: Duration = Duration::from_secs(300);
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let house = House::open(config).await?;
+    let _announced = house.announce()?;
     let listener = Listener::bind(
         &house.config.listen,
         Limits { connections: house.config.connections, ..Limits::default() },

@@ -13,7 +13,8 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::Desk;
 use crate::output::{Progress, counted};
 
-/// How long a server has to take the job before this command does it.
+/// How long a server that runs here has to take the job before this command does it. It should: what it fetches then
+/// belongs to the account that it runs under.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long one sync may take, its wait for others included.
@@ -40,7 +41,8 @@ pub async fn one(desk: &Desk, name: &str, accept_removals: bool) -> Result<()> {
     let job = ask(desk, &source).await?;
     let mut progress = Progress::new(desk.out);
     let runner = desk.house.runner.clone();
-    let ended = interruptible(desk, finish(&runner, source.name, job, |text| progress.show(text))).await?;
+    let work = finish(&runner, source.name, job, patience(desk)?, |text| progress.show(text));
+    let ended = interruptible(desk, work).await?;
     drop(progress);
     if desk.out.wants_json() {
         desk.out.document(&describe(desk, &ended).await?)?;
@@ -60,13 +62,14 @@ pub async fn all(desk: &Desk) -> Result<()> {
     let sources = sources::list(&desk.house.db).await?;
     let total = sources.len();
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let patience = patience(desk)?;
     let mut running = JoinSet::new();
     for source in sources {
         // All are asked for at once: a server begins with them while the first are waited for.
         let (job, runner, places) = (ask(desk, &source).await?, desk.house.runner.clone(), Arc::clone(&places));
         running.spawn(async move {
             let place = places.acquire().await;
-            let ended = finish(&runner, source.name, job, |_| {}).await;
+            let ended = finish(&runner, source.name, job, patience, |_| {}).await;
             drop(place);
             ended
         });
@@ -114,14 +117,25 @@ async fn ask(desk: &Desk, source: &Source) -> Result<Id> {
     Ok(queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?)
 }
 
+/// How long this command waits for a server before it does a job itself.
+fn patience(desk: &Desk) -> Result<Duration> {
+    Ok(if desk.house.is_served()? { PATIENCE } else { Duration::ZERO })
+}
+
 /// Waits for a job, or does it.
-async fn finish(runner: &Runner, name: String, job: Id, mut tell: impl FnMut(&str) + Send) -> Result<Ended> {
+async fn finish(
+    runner: &Runner,
+    name: String,
+    job: Id,
+    patience: Duration,
+    mut tell: impl FnMut(&str) + Send,
+) -> Result<Ended> {
     let told = |job: &Entry| match (job.state, &job.progress) {
         (State::Waiting, _) => tell(&format!("{name}: waiting")),
         (State::Running, Some(progress)) => tell(&format!("{name}: {progress}")),
         _ => {}
     };
-    let job = runner.run_or_wait(job, PATIENCE, LIMIT, told).await?;
+    let job = runner.run_or_wait(job, patience, LIMIT, told).await?;
     let result = match job.state {
         State::Done => Ok(job.progress.unwrap_or_else(|| "done".to_owned())),
         _ => Err(job.problem.unwrap_or_else(|| "it ended without a reason; try again".to_owned())),
