@@ -11,6 +11,7 @@ statements! {
     ENQUEUE = "insert into jobs (id, kind, subject, state, run_at, attempts, created_at)
         values ($1, $2, $3, 'waiting', $4, 0, $5)
         on conflict (kind, subject) where state = 'waiting' do update set
+            problem = null,
             attempts = case when excluded.run_at < jobs.run_at then 0 else jobs.attempts end,
             run_at = case when excluded.run_at < jobs.run_at then excluded.run_at else jobs.run_at end
         returning id";
@@ -125,7 +126,8 @@ pub struct Queued {
     pub oldest_lease: Option<Time>,
 }
 
-/// Asks for a job not before `run_at`; gives its id. If one waits already it is that one, at the earlier of the times.
+/// Asks for a job not before `run_at`; gives its id. If one waits already it is that one, at the earlier of the times, and
+/// forgets why it failed before.
 pub fn enqueue(host: &Host, kind: &str, subject: &str, run_at: Time) -> Statement {
     let values = [host.new_id().into(), kind.into(), subject.into(), run_at.into(), host.now().into()];
     Statement::read(ENQUEUE, values)

@@ -52,18 +52,17 @@ pub async fn get(db: &Db, id: Id) -> Result<Job> {
     job.ok_or_else(|| Error::not_found(format!("there is no job {id} any more: it was removed, or finished long ago")))
 }
 
-/// Waits until a job has finished or its attempt has failed, and tells each change of it. What it gives is done,
-/// failed, or waiting for another attempt with a problem. [`Kind::Timeout`]: it takes longer than `limit`.
+/// Waits until a job has finished or an attempt has failed since it was last asked for, and tells each change of it.
+/// What it gives is done, failed, or waiting for another attempt with a problem. [`Kind::Timeout`]: it takes longer than `limit`.
 pub async fn wait(db: &Db, id: Id, limit: Duration, mut tell: impl FnMut(&Job) + Send) -> Result<Job> {
     let begun = db.host().now();
-    let before = get(db, id).await?.attempts;
     let mut last: Option<Job> = None;
     loop {
         let job = get(db, id).await?;
         if last.as_ref().is_none_or(|last| (last.state, &last.progress) != (job.state, &job.progress)) {
             tell(&job);
         }
-        if has_ended(&job, before) {
+        if has_ended(&job) {
             return Ok(job);
         }
         if db.host().now().since(begun) >= limit {
@@ -74,11 +73,11 @@ pub async fn wait(db: &Db, id: Id, limit: Duration, mut tell: impl FnMut(&Job) +
     }
 }
 
-/// Whether a job has finished, or has failed since it had been taken `before` times.
-pub(crate) fn has_ended(job: &Job, before: u64) -> bool {
+/// Whether a job has finished, or failed and waits to be tried again.
+fn has_ended(job: &Job) -> bool {
     match job.state {
         State::Done | State::Failed => true,
-        State::Waiting => job.attempts > before && job.problem.is_some(),
+        State::Waiting => job.problem.is_some(),
         State::Running => false,
     }
 }

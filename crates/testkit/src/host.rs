@@ -78,6 +78,11 @@ impl FakeClock {
         self.state().sleepers.len()
     }
 
+    /// Whether somebody sleeps until exactly `time`.
+    pub fn is_awaited(&self, time: Time) -> bool {
+        self.state().sleepers.iter().any(|sleeper| sleeper.until == time)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
