@@ -144,14 +144,23 @@ impl Documents {
         }
     }
 
-    /// A dist that was found before.
+    /// How many changes of packages there were.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// A dist that was found before, by its decoded path.
     pub(crate) fn known_dist(&self, path: &str) -> Option<Arc<Dist>> {
         self.dists.get(path)
     }
 
-    /// Remembers a dist by the path that it was asked for.
-    pub(crate) fn remember_dist(&self, path: &str, dist: &Arc<Dist>) {
+    /// Remembers a dist by its decoded path, unless a package changed since there were `before` changes: what was read
+    /// then may not be true any more.
+    pub(crate) fn remember_dist(&self, path: &str, dist: &Arc<Dist>, before: u64) {
         self.dists.insert(path.to_owned(), Arc::clone(dist));
+        if self.changes() != before {
+            self.dists.remove(path);
+        }
     }
 
     /// Forgets a dist whose bytes turned out to be lost.

@@ -22,7 +22,7 @@ use larder_sources::Sources;
 use crate::{
     DIST, ID,
     documents::{Dist, Documents},
-    notify, search,
+    notify, render, search,
 };
 
 /// What a request is about.
@@ -127,12 +127,12 @@ impl ComposerRoom {
         request: &Request,
         asker: &Principal,
         access: &mut AccessNote,
+        path: &str,
         (name, version, reference): (&str, &str, &str),
     ) -> Result<Response> {
         access.action = Some(Action::Read);
         access.download = true;
         demand_sight(asker, name)?;
-        let path = request.path();
         let mut dist = match self.documents.known_dist(path) {
             Some(dist) => dist,
             None => self.find_dist(path, name, version, reference).await?,
@@ -163,7 +163,10 @@ impl ComposerRoom {
     }
 
     /// Looks a dist up by its reference, which decides; the version in the path only tells two tags of one commit apart.
+    /// Remembered is only the path that the documents tell, so that what clients invent fills no memory, and everything
+    /// about a package is found when it must be forgotten.
     async fn find_dist(&self, path: &str, name: &str, version: &str, reference: &str) -> Result<Arc<Dist>> {
+        let before = self.documents.changes();
         let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| no_dist(name, reference))?;
         let mut versions = packages::by_reference(&self.db, package.id, reference, DIST).await?;
         let at = versions.iter().position(|found| found.version.replace('/', "~") == version).unwrap_or(0);
@@ -172,7 +175,10 @@ impl ComposerRoom {
         }
         let found = versions.swap_remove(at);
         let artifact = self.sources.artifact(found.id, &self.format).await?;
-        let file_name = format!("attachment; filename=\"{}-{}.zip\"", name.replace('/', "-"), version);
+        let told = render::dist_path(name, &found.version, reference);
+        let fine = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
+        let stem = format!("{name}-{}", found.version).replace(|c| !fine(c), "-");
+        let file_name = format!("attachment; filename=\"{stem}.zip\"");
         let file = File::new(artifact.digest, artifact.size, "application/zip");
         let file = match HeaderValue::try_from(file_name) {
             Ok(value) => file.with(header::CONTENT_DISPOSITION, value),
@@ -185,7 +191,9 @@ impl ComposerRoom {
             package: package.name.into(),
             version: found.version.into(),
         });
-        self.documents.remember_dist(path, &dist);
+        if path == told {
+            self.documents.remember_dist(path, &dist, before);
+        }
         Ok(dist)
     }
 }
@@ -237,7 +245,7 @@ impl Room for ComposerRoom {
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
             Endpoint::Dist { name, version, reference } => {
-                self.dist(request, asker, access, (name, version, reference)).await
+                self.dist(request, asker, access, &path, (name, version, reference)).await
             }
             Endpoint::List => {
                 access.action = Some(Action::Read);
