@@ -1,11 +1,13 @@
 //! `downloads`: a client tells which packages it installed. Counted apart from downloads, because a client's own cache
 //! hides those from us.
 
+use std::collections::HashSet;
+
 use http::StatusCode;
 use larder_audit::{Download, Recorder};
 use larder_auth::{Decision, decide};
 use larder_core::{
-    Error, Result,
+    Error, Kind, Result,
     grant::{Action, Principal},
 };
 use larder_db::{Db, packages};
@@ -17,12 +19,15 @@ use crate::ID;
 /// The largest body, in bytes: some ten thousand packages.
 const LIMIT: usize = 1024 * 1024;
 
+/// How many packages one body may tell of: no project has so many, and each costs a question to the database.
+const PACKAGES: usize = 5_000;
+
 #[derive(Deserialize)]
 struct Batch {
     downloads: Vec<Installed>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Installed {
     name: String,
     version: String,
@@ -33,8 +38,16 @@ pub(crate) async fn notify(db: &Db, recorder: &Recorder, request: &mut Request, 
     let body = request.body.read_all(LIMIT).await?;
     let batch: Batch = serde_json::from_slice(&body)
         .map_err(|error| Error::invalid(format!("this is not a list of installed packages: {error}")))?;
+    if batch.downloads.len() > PACKAGES {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!("at most {PACKAGES} installed packages can be told of at once"),
+        ));
+    }
     let now = db.host().now();
-    for Installed { name, version } in batch.downloads {
+    // One install is one install, however often a body says so.
+    let told: HashSet<Installed> = batch.downloads.into_iter().collect();
+    for Installed { name, version } in told {
         let name = name.to_ascii_lowercase();
         if decide(asker, Action::Read, ID, &name) == Decision::Allow
             && packages::has_version(db, ID, &name, &version).await?
