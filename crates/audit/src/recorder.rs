@@ -32,6 +32,11 @@ const SHARDS: usize = 16;
 const DETAILED: usize = 50_000;
 /// How many more wait without detail.
 const FOLDED: usize = 5_000;
+/// How many different accesses by people who were not recognised are kept in detail per writing. Whoever needs no token to
+/// make them could otherwise fill the disk, with another user agent each time.
+const REFUSED: usize = 32;
+/// The HTTP status of those.
+const UNAUTHENTICATED: u16 = 401;
 /// How many accesses, and how many numbers, one batch writes.
 const AT_ONCE: usize = 256;
 /// How often a batch is tried that the database refuses for a reason that does not pass.
@@ -85,6 +90,8 @@ struct Inner {
     shards: [Mutex<Shard>; SHARDS],
     /// How many entries there are in the shards and in `unwritten`.
     waiting: AtomicUsize,
+    /// How many entries there are in the shards of people who were not recognised.
+    refused: AtomicUsize,
     folded: AtomicU64,
     dropped: AtomicU64,
     unwritten: Mutex<VecDeque<Chunk>>,
@@ -143,6 +150,7 @@ impl Recorder {
             hasher: RandomState::new(),
             shards: std::array::from_fn(|_| Mutex::default()),
             waiting: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
             folded: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             unwritten: Mutex::default(),
@@ -258,6 +266,10 @@ impl Inner {
             entry.last_at = entry.last_at.max(at);
             return true;
         }
+        let stranger = result == UNAUTHENTICATED && address.is_some();
+        if stranger && self.refused.fetch_add(1, Ordering::Relaxed) >= REFUSED {
+            return false;
+        }
         if !self.has_room(most) {
             return false;
         }
@@ -300,6 +312,7 @@ impl Inner {
     /// Moves everything recorded into chunks.
     fn collect(&self) {
         let (mut accesses, mut counted) = (Vec::new(), Vec::new());
+        self.refused.store(0, Ordering::Relaxed);
         for shard in &self.shards {
             let Shard { accesses: entries, downloads } = std::mem::take(&mut *lock(shard));
             accesses.extend(entries.into_iter().map(|entry| entry.into_row(self.db.host().new_id())));

@@ -175,6 +175,32 @@ async fn a_flood_costs_detail_and_no_memory() {
 }
 
 #[tokio::test]
+async fn strangers_fill_no_disk() {
+    for scratch in Scratch::each().await {
+        let (host, _) = host::host();
+        let db = scratch.db(&host).await;
+        let recorder = Recorder::new(db.clone());
+        let (ci, nobody) = (PrincipalName::Token("ci".to_owned()), PrincipalName::Anonymous);
+        for number in 0..1_000 {
+            let user_agent = format!("scanner/{number}");
+            let refused = Seen { result: 401, user_agent: &user_agent, ..seen(&nobody, "", host.now()) };
+            recorder.record(&refused);
+            recorder.record(&Seen { result: 200, ..refused });
+        }
+        recorder.record(&seen(&ci, "acme/lib", host.now()));
+        recorder.flush().await.unwrap();
+        let (refused, others): (Vec<_>, Vec<_>) = all(&db).await.into_iter().partition(|access| access.result == 401);
+        assert_eq!(others.len(), 1_001, "what was let in is kept in detail");
+        assert!(refused.len() < 50, "{} rows", refused.len());
+        assert_eq!(refused.iter().map(|access| access.count).sum::<u64>(), 1_000, "none is lost");
+
+        recorder.record(&Seen { result: 401, user_agent: "later", ..seen(&nobody, "", host.now()) });
+        recorder.flush().await.unwrap();
+        assert!(all(&db).await.iter().any(|access| access.user_agent == "later"));
+    }
+}
+
+#[tokio::test]
 async fn what_clients_send_is_made_to_fit() {
     for scratch in Scratch::each().await {
         let (host, _clock) = host::host();
