@@ -79,11 +79,18 @@ impl GitUrl {
                 "a file URL has three slashes: file:///path"
             });
         }
+        // `host.` is the same machine under a name that other parts (curl's table of addresses) take for another one.
+        if host.ends_with('.') {
+            return refuse("its host ends in a dot");
+        }
         if host.starts_with('-') || url.username().starts_with('-') || url.path().starts_with("/-") {
             return refuse("a part of it starts with a dash");
         }
         if transport != Transport::Ssh && !url.username().is_empty() {
-            return refuse("it holds a user name: leave it out, and use `larder credential add --username`");
+            // Not repeated: forges take a token there.
+            return Err(Error::invalid(format!(
+                "the Git URL for {host} holds a user name or a token: leave it out, and store it with `larder credential add`"
+            )));
         }
         Ok(Self { text: url.to_string(), transport, host, port: url.port() })
     }
@@ -98,7 +105,7 @@ impl GitUrl {
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
         let path_ok = !path.is_empty() && !path.starts_with('-') && !path.contains(['\'', '"', '\\', '$', '`']);
-        (word(user) && word(host) && path_ok).then(|| Self {
+        (word(user) && word(host) && !host.ends_with('.') && path_ok).then(|| Self {
             text: text.to_owned(),
             transport: Transport::Ssh,
             host: host.to_ascii_lowercase(),
@@ -178,6 +185,8 @@ mod tests {
             "git@host:x'$(id)'",
             "https://user:secret@host/x.git",
             "https://user@host/x.git",
+            "https://host./x.git",
+            "git@host.:x",
             "https:///x.git",
             "file://host/x.git",
             "ftp://host/x.git",
@@ -187,6 +196,8 @@ mod tests {
         ] {
             assert!(GitUrl::parse(text).is_err(), "{text}");
         }
-        assert!(!GitUrl::parse("https://user:secret@host/x.git").unwrap_err().to_string().contains("secret"));
+        for text in ["https://user:secret@host/x.git", "https://secret@host/x.git"] {
+            assert!(!GitUrl::parse(text).unwrap_err().to_string().contains("secret"), "{text}");
+        }
     }
 }
