@@ -159,6 +159,20 @@ pub struct Planner<'a> {
     given: HashMap<Key, String>,
 }
 
+/// The longest reason that is kept of a ref, in characters.
+const LONGEST_REASON: usize = 1_000;
+
+/// A reason as it is kept. It may quote what a stranger wrote: a NUL, which PostgreSQL refuses with all beside it, or a
+/// megabyte.
+fn shown(reason: &str) -> String {
+    let mut shown: String =
+        reason.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(LONGEST_REASON).collect();
+    if shown.len() < reason.len() && reason.chars().count() > LONGEST_REASON {
+        shown.push('…');
+    }
+    shown
+}
+
 fn key_of(known: &VersionKey) -> Key {
     (known.format.clone(), known.package.clone(), known.version.clone())
 }
@@ -213,8 +227,8 @@ impl<'a> Planner<'a> {
         self.plan.refs.push(SourceRef {
             name: seen.name,
             commit: seen.commit,
-            skipped,
-            warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+            skipped: skipped.map(|reason| shown(&reason)),
+            warning: (!warnings.is_empty()).then(|| shown(&warnings.join("; "))),
             changed_at: self.now,
         });
         gave_something

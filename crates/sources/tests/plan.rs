@@ -208,3 +208,13 @@ fn a_branch_that_becomes_another_package_takes_its_version_along() {
     assert_eq!(plan.dropped, ["acme/lib dev-main"]);
     assert_eq!(plan.add[0].package.1, "acme/renamed");
 }
+
+#[test]
+fn a_reason_that_quotes_a_stranger_can_be_kept() {
+    let reason = format!("the constraint on a\0b\u{1b}[2J{}", "é".repeat(5_000));
+    let outcome = Outcome { skipped: Some(reason), ..skipped("refs/tags/1.0", "a") };
+    let plan = Planner::new(&[], MovedTags::Freeze, Time::from_seconds(9)).plan(vec![outcome], Vec::new(), &|| id(1));
+    let kept = plan.refs[0].skipped.as_deref().unwrap();
+    assert!(kept.starts_with("the constraint on a\u{fffd}b\u{fffd}[2Jé") && kept.ends_with('…'), "{kept}");
+    assert_eq!(kept.chars().count(), 1_001);
+}
