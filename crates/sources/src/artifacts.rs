@@ -54,7 +54,13 @@ impl Sources {
     async fn join_build(&self, version: Id, format: &Arc<dyn Format>) -> Result<Artifact> {
         let building = {
             let mut builds = self.builds.0.lock().unwrap_or_else(PoisonError::into_inner);
-            builds.entry(version).or_insert_with(|| self.begin_build(version, Arc::clone(format))).clone()
+            let begin = || {
+                let building = self.begin_build(version, Arc::clone(format));
+                // It goes on without those who wait, and takes itself off the list.
+                self.db.host().spawn.background(building.clone().map(drop).boxed());
+                building
+            };
+            builds.entry(version).or_insert_with(begin).clone()
         };
         building.await.map_err(|error| Error::new(error.kind(), error.message()))
     }
