@@ -29,6 +29,10 @@ statements! {
     KEYS_OF_SOURCE = "select p.id, p.name, p.format, v.id, v.version, v.reference, v.stable, v.listed, v.origin, q.name
         from packages p join versions v on v.package_id = p.id left join pointers q on q.version_id = v.id
         where p.source_id = $1";
+    METADATA_OF_SOURCE = "select cast(coalesce(sum(length(v.metadata)), 0) as bigint)
+        from packages p join versions v on v.package_id = p.id
+        where p.source_id = $1
+        and (v.listed = 1 or exists (select 1 from pointers q where q.version_id = v.id))";
     BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $3
         where v.package_id = $1 and v.reference = $2 order by v.version";
@@ -285,6 +289,12 @@ pub async fn version_with_package(db: &Db, id: Id, artifact: &str) -> Result<Opt
     let of = db.read_one(Statement::read(ORIGIN, [id.into()])).await?;
     let (Some(found), Some(of)) = (found, of) else { return Ok(None) };
     Ok(Some((version(found.cells())?, package(of.cells())?)))
+}
+
+/// How many characters of metadata the visible versions of a source have together.
+pub async fn metadata_of_source(db: &Db, source: Id) -> Result<u64> {
+    let row = db.read_one(Statement::read(METADATA_OF_SOURCE, [source.into()])).await?;
+    row.map_or(Ok(0), |row| row.cells().count())
 }
 
 /// What a sync needs to know of a version that is here already.

@@ -29,13 +29,16 @@ use crate::{artifacts::Builds, git::Git, vault::Vault};
 pub struct Limits {
     /// Branches and tags that are read of one source.
     pub refs: usize,
+    /// Bytes of metadata that all visible versions of one source have together: a document holds that of a package in
+    /// memory.
+    pub metadata: u64,
     /// Bytes of one artifact.
     pub artifact: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { refs: 10_000, artifact: 512 * 1024 * 1024 }
+        Self { refs: 10_000, metadata: 64 * 1024 * 1024, artifact: 512 * 1024 * 1024 }
     }
 }
 

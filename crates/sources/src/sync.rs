@@ -124,6 +124,7 @@ impl Sources {
         }
         let default_branch = default_branch(&listed, head.as_deref());
         let mut outcomes = self.read(&mirror, &remote, &difference.changed, default_branch.as_deref(), run).await?;
+        self.bound_metadata(source.id, &mut outcomes).await?;
         self.refuse_foreign_names(source.id, &mut outcomes).await?;
         let keys = packages::keys_of_source(&self.db, source.id).await?;
         let host = self.db.host();
@@ -252,6 +253,27 @@ impl Sources {
             outcome.warnings = lacking(of_commit);
         }
         outcome
+    }
+
+    /// Skips releases beyond what one source may hold in metadata: a repository with one large manifest and thousands of
+    /// tags would otherwise fill the memory of whoever renders it.
+    async fn bound_metadata(&self, source: Id, outcomes: &mut [Outcome]) -> Result<()> {
+        let limit = self.limits.metadata;
+        let mut held = packages::metadata_of_source(&self.db, source).await?;
+        for Outcome { taken, skipped, .. } in outcomes {
+            taken.retain(|taken| {
+                let more = held.saturating_add(taken.release.metadata.len() as u64);
+                if more > limit {
+                    *skipped = Some(format!(
+                        "the metadata of all versions of this source would be larger than {limit} bytes: raise `limits.metadata` in larder.toml"
+                    ));
+                    return false;
+                }
+                held = more;
+                true
+            });
+        }
+        Ok(())
     }
 
     /// Skips releases whose package already comes from another source: one name has one origin.
@@ -392,6 +414,13 @@ impl Sources {
         for ((format, name), described) in &plan.packages {
             let summary = described.as_ref().map(|release: &Release| release.summary.as_str());
             let id = if let Some(package) = packages::find(&self.db, format, name).await? {
+                if package.source_id != Some(source.id) {
+                    // Another source brought the name since it was looked at; the next attempt skips it.
+                    return Err(Error::new(
+                        Kind::Unavailable,
+                        format!("another source brought {name} at the same moment: sync again"),
+                    ));
+                }
                 batch.push(packages::exists(package.id));
                 batch.push(packages::changed(package.id, now));
                 if let Some(summary) = summary.filter(|_| described.as_ref().is_some_and(|release| release.describes)) {
