@@ -153,6 +153,8 @@ pub struct Planner<'a> {
     visible: HashMap<Key, &'a VersionKey>,
     /// All rows of `known`, by what they are and the commit that they are made from.
     exact: HashMap<(Key, &'a str), &'a VersionKey>,
+    /// The oldest row of each stable release, visible or not: what was served first under its name.
+    first: HashMap<Key, &'a VersionKey>,
     /// The visible rows of `known` by the ref that they came from.
     by_origin: HashMap<&'a str, Vec<&'a VersionKey>>,
     /// The versions that this plan itself gives out, and the ref that did.
@@ -182,12 +184,19 @@ impl<'a> Planner<'a> {
     pub fn new(known: &'a [VersionKey], moved_tags: MovedTags, now: Time) -> Self {
         let visible: HashMap<_, _> = known.iter().filter(|key| key.visible()).map(|key| (key_of(key), key)).collect();
         let exact = known.iter().map(|key| ((key_of(key), key.reference.as_str()), key)).collect();
+        let mut first: HashMap<Key, &VersionKey> = HashMap::new();
+        for key in known.iter().filter(|key| key.stable) {
+            first
+                .entry(key_of(key))
+                .and_modify(|there| *there = if key.id < there.id { key } else { *there })
+                .or_insert(key);
+        }
         let mut by_origin: HashMap<&str, Vec<_>> = HashMap::new();
         for key in known.iter().filter(|key| key.visible()) {
             by_origin.entry(&key.origin).or_default().push(key);
         }
         let plan = Plan { visible: visible.len(), ..Plan::default() };
-        Self { moved_tags, now, plan, visible, exact, by_origin, given: HashMap::new() }
+        Self { moved_tags, now, plan, visible, exact, first, by_origin, given: HashMap::new() }
     }
 
     /// Plans for the refs that changed and those that are gone; `new_id` makes identities.
@@ -252,8 +261,14 @@ impl<'a> Planner<'a> {
             return Err(format!("{other} is the same version, {}, and is used instead", release.version));
         }
         self.describe(&package, &release);
-        let moved = current.filter(|current| current.reference != seen.commit && release.pointer.is_none());
-        let frozen = moved.is_some_and(|current| current.stable && self.moved_tags == MovedTags::Freeze);
+        // A stable release whose tag was deleted and comes back elsewhere has moved too: in two steps rather than in one.
+        let returned = self.first.get(&key).copied().filter(|_| self.moved_tags == MovedTags::Freeze && release.stable);
+        let before = current.or(returned).filter(|_| release.pointer.is_none());
+        let moved = before.filter(|before| before.reference != seen.commit);
+        let frozen = moved.is_some_and(|before| before.stable && self.moved_tags == MovedTags::Freeze);
+        if let Some(before) = moved.filter(|before| frozen && !before.visible()) {
+            self.plan.list_again.push((before.id, seen.name.clone()));
+        }
         if let Some(current) = moved {
             self.plan.moved.push(Moved {
                 package: package.clone(),

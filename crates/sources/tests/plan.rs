@@ -117,6 +117,25 @@ fn a_moved_stable_tag_is_frozen_and_both_commits_stay_addressable() {
 }
 
 #[test]
+fn a_stable_tag_that_is_deleted_and_comes_back_elsewhere_is_frozen_too() {
+    // What was tried before, and frozen, is no way in either.
+    let known = [("a", 1), ("b", 2)]
+        .map(|(at, number)| VersionKey { listed: false, ..here(number, "refs/tags/v1", at, "1.0.0.0") });
+    for (commit, new) in [("b", 0), ("c", 1)] {
+        let back = || vec![taken("refs/tags/v1", commit, "1.0.0.0")];
+        let frozen = plan(&known, MovedTags::Freeze, back(), &[]);
+        assert_eq!(frozen.list_again, [(id(1), "refs/tags/v1".to_owned())]);
+        assert_eq!((frozen.add.len(), frozen.moved.len(), frozen.moved[0].frozen), (new, 1, true));
+        assert!(frozen.add.iter().all(|new| !new.listed));
+
+        let followed = plan(&known, MovedTags::Follow, back(), &[]);
+        assert!(followed.moved.is_empty() && followed.list_again.len() + followed.add.len() == 1);
+    }
+    let same = plan(&known, MovedTags::Freeze, vec![taken("refs/tags/v1", "a", "1.0.0.0")], &[]);
+    assert_eq!((same.list_again, same.moved.len()), (vec![(id(1), "refs/tags/v1".to_owned())], 0));
+}
+
+#[test]
 fn a_moved_tag_is_followed_where_the_policy_says_so_or_the_version_is_not_stable() {
     for (policy, version) in [(MovedTags::Follow, "1.0.0.0"), (MovedTags::Freeze, "1.0.0.0-beta1")] {
         let known = [here(1, "refs/tags/v1", "a", version)];
