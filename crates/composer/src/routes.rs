@@ -176,8 +176,8 @@ impl ComposerRoom {
         let found = versions.swap_remove(at);
         let artifact = self.sources.artifact(found.id, &self.format).await?;
         let told = render::dist_path(name, &found.version, reference);
-        let fine = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
-        let stem = format!("{name}-{}", found.version).replace(|c| !fine(c), "-");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
+        let stem = format!("{name}-{}", found.version).replace(|c| !is_plain(c), "-");
         let file_name = format!("attachment; filename=\"{stem}.zip\"");
         let file = File::new(artifact.digest, artifact.size, "application/zip");
         let file = match HeaderValue::try_from(file_name) {
