@@ -25,7 +25,7 @@ use larder_db::{Batch, Db, changes::Change, grants, tokens};
 use quick_cache::sync::Cache;
 
 use crate::{
-    secret::Hash,
+    secret::{Hash, is_token},
     view::{View, Views},
 };
 
@@ -109,19 +109,21 @@ impl Authenticator {
     /// The principal who shows this token, or no token. [`Kind::Unauthenticated`]: there is no such token, or it is
     /// revoked or expired. [`Kind::Unavailable`]: the database must be asked and does not answer.
     pub async fn recognise(&self, token: Option<&str>) -> Result<Arc<Principal>> {
-        let Some(key) = key(token) else {
-            return Err(refused());
-        };
-        if let Some(answer) = self.remembered(key) {
+        if let Some(answer) = self.recognise_warm(token) {
             return answer;
         }
+        let key = key(token).ok_or_else(refused)?;
         let known = self.0.flight(key)?.await.map_err(|error| again(&error))?;
         self.0.answer(&known, self.0.db.host().now())
     }
 
     /// The same without waiting, if it is known without asking the database: nearly always.
     pub fn recognise_warm(&self, token: Option<&str>) -> Option<Result<Arc<Principal>>> {
-        key(token).map_or_else(|| Some(Err(refused())), |key| self.remembered(key))
+        let Some(key) = key(token) else {
+            return Some(Err(refused()));
+        };
+        // Only what nobody knows is worth the look at its checksum.
+        self.remembered(key).or_else(|| token.is_some_and(|text| !is_token(text)).then(|| Err(refused())))
     }
 
     /// The view that `principal` has of `format`, remembered.
