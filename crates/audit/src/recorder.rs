@@ -130,6 +130,7 @@ struct Tally {
 }
 
 /// What is written as one batch, the same until it is written.
+#[derive(Default)]
 struct Chunk {
     accesses: Vec<Access>,
     counted: Vec<Counted>,
@@ -221,25 +222,32 @@ impl Recorder {
     pub async fn flush(&self) -> Result<()> {
         let inner = &self.0;
         inner.collect();
-        loop {
-            let Some(mut chunk) = lock(&inner.unwritten).pop_front() else {
-                return Ok(());
-            };
-            let Err(error) = inner.write(&chunk).await else {
-                inner.waiting.fetch_sub(chunk.len(), Ordering::Relaxed);
-                continue;
-            };
-            chunk.refusals += u32::from(!error.is_temporary());
-            if chunk.refusals < REFUSALS {
-                lock(&inner.unwritten).push_front(chunk);
-                return Err(error);
+        while let Some(mut taken) = inner.take() {
+            if let Err(error) = inner.write(&taken.chunk).await {
+                taken.chunk.refusals += u32::from(!error.is_temporary());
+                if taken.chunk.refusals < REFUSALS {
+                    return Err(error);
+                }
+                let lost = taken.chunk.len();
+                tracing::error!(error = error.chain(), lost, "the database refuses these accesses; they are lost");
             }
-            inner.waiting.fetch_sub(chunk.len(), Ordering::Relaxed);
-            tracing::error!(
-                error = error.chain(),
-                lost = chunk.len(),
-                "the database refuses these accesses; they are lost"
-            );
+            inner.waiting.fetch_sub(taken.chunk.len(), Ordering::Relaxed);
+            taken.chunk = Chunk::default();
+        }
+        Ok(())
+    }
+}
+
+/// A chunk that is being written. It goes back unless it was emptied: also when the task that writes it is aborted.
+struct Taken<'a> {
+    inner: &'a Inner,
+    chunk: Chunk,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.chunk.len() > 0 {
+            lock(&self.inner.unwritten).push_front(std::mem::take(&mut self.chunk));
         }
     }
 }
@@ -342,6 +350,11 @@ impl Inner {
                 "too many different accesses: some were recorded without detail, or not at all"
             );
         }
+    }
+
+    fn take(&self) -> Option<Taken<'_>> {
+        let chunk = lock(&self.unwritten).pop_front()?;
+        Some(Taken { inner: self, chunk })
     }
 
     async fn write(&self, chunk: &Chunk) -> Result<()> {

@@ -148,6 +148,23 @@ async fn nothing_is_lost_or_doubled_when_the_database_fails() {
 }
 
 #[tokio::test]
+async fn a_writer_that_is_cut_off_loses_nothing() {
+    use futures_util::FutureExt as _;
+    for scratch in Scratch::each().await {
+        let (host, _clock) = host::host();
+        let db = scratch.db(&host).await;
+        let recorder = Recorder::new(db.clone());
+        for number in 0..1_000 {
+            recorder.record(&seen(&PrincipalName::Anonymous, &format!("acme/{}", number % 600), host.now()));
+            // Begun, and dropped at its first wait.
+            assert!(recorder.flush().now_or_never().is_none());
+        }
+        recorder.flush().await.unwrap();
+        assert_eq!(all(&db).await.iter().map(|access| access.count).sum::<u64>(), 1_000);
+    }
+}
+
+#[tokio::test]
 async fn a_flood_costs_detail_and_no_memory() {
     let (host, _clock) = host::host();
     let scratch = Scratch::sqlite();
