@@ -1,0 +1,11 @@
+//! What people see who use Larder with Composer: each case is a sentence, on `SQLite` and disk, and again on `PostgreSQL`
+//! and S3. One program, so that everything is linked once.
+
+mod configuration;
+mod dists;
+mod hostile;
+mod install;
+mod permissions;
+mod replicas;
+mod requests;
+mod sources;
