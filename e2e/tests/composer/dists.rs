@@ -14,6 +14,8 @@ use tokio::process::Command;
 on_every_ground!(
     a_dist_holds_what_git_archive_gives_and_every_zip_reader_reads_it,
     a_dist_has_the_same_bytes_when_another_server_builds_it,
+    ten_requests_for_one_cold_dist_build_it_once,
+    many_cold_dists_of_one_repository_are_built_at_once,
 );
 
 async fn a_dist_holds_what_git_archive_gives_and_every_zip_reader_reads_it(ground: Ground) {
@@ -74,6 +76,66 @@ async fn a_dist_has_the_same_bytes_when_another_server_builds_it(ground: Ground)
     assert!(zips[0] == zips[1], "{} and {} bytes", zips[0].len(), zips[1].len());
     one.close().await;
     two.close().await;
+}
+
+async fn ten_requests_for_one_cold_dist_build_it_once(ground: Ground) {
+    let (_forge, server, token, paths) = with_cold_dists(ground, 5).await;
+    let coldest = paths.last().expect("there are dists");
+    let asking: Vec<_> = (0..10).map(|_| ask(&server, &token, coldest)).collect();
+    let mut bodies = Vec::new();
+    for asked in asking {
+        bodies.push(asked.await.expect("asking does not panic"));
+    }
+    assert!(bodies.iter().all(|body| *body == bodies[0]));
+    let events = server.json(&["audit", "list", "--action", "artifact.build", "--limit", "1000"]).await;
+    let events = events.as_array().or(events["events"].as_array()).cloned().unwrap_or_default();
+    let reference = coldest.rsplit('/').next().unwrap_or_default().trim_end_matches(".zip");
+    let built = events.iter().filter(|event| event["detail"]["reference"] == reference).count();
+    assert_eq!(built, 1, "{events:?}");
+    server.close().await;
+}
+
+async fn many_cold_dists_of_one_repository_are_built_at_once(ground: Ground) {
+    let (_forge, server, token, paths) = with_cold_dists(ground, 40).await;
+    let asking: Vec<_> = paths.iter().map(|path| ask(&server, &token, path)).collect();
+    let mut sizes = Vec::new();
+    for asked in asking {
+        sizes.push(asked.await.expect("every dist is built").len());
+    }
+    assert!(sizes.iter().all(|size| *size > 1_000), "{sizes:?}");
+    server.fsck().await;
+    server.close().await;
+}
+
+/// A server with a package of `count` versions that share most of their files, and the paths of its dists, newest first.
+async fn with_cold_dists(ground: Ground, count: usize) -> (Forge, Server, String, Vec<String>) {
+    let forge = Forge::start().await;
+    forge.repository("odd").history(
+        count,
+        |number| format!("1.{number}.0"),
+        |number| {
+            let shared = (0..30)
+                .map(|file| File::new(format!("src/{file}.php"), format!("<?php\nreturn {};\n", file.max(number))));
+            packages::named("acme/odd", &number.to_string()).into_iter().chain(shared).collect()
+        },
+    );
+    let server = Server::start(ground).await;
+    server.add("odd", &forge.url("odd"), &[]).await;
+    let token = server.token("ci", &[]).await;
+    let versions = server.versions(&token, "acme/odd", false).await;
+    let path =
+        |version: &serde_json::Value| version["dist"]["url"].as_str().unwrap_or_default().replace(&server.url(), "");
+    let paths = versions.iter().map(path).collect();
+    (forge, server, token, paths)
+}
+
+fn ask(server: &Server, token: &str, path: &str) -> tokio::task::JoinHandle<bytes::Bytes> {
+    let (to, request) = (server.address(), larder_e2e::wire::get(path, Some(token)));
+    tokio::spawn(async move {
+        let answer = larder_e2e::wire::send(to, request).await.expect("the server answers");
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.body
+    })
 }
 
 /// Everything that a tree can hold.

@@ -157,8 +157,8 @@ async fn twenty_thousand_tags_are_read_up_to_the_limit_in_bounded_memory(ground:
     let forge = Forge::start().await;
     let repository = packages::repository(&forge, "many", &["v0.0.1"], |version| packages::named("acme/many", version));
     let commit = repository.resolve("refs/heads/main").expect("the branch is there");
-    let tags: String =
-        (1..=20_000).map(|number| format!("create refs/tags/1.{}.{} {commit}\n", number / 100, number % 100)).collect();
+    let tag = |number: usize| format!("create refs/tags/1.{}.{} {commit}\n", number / 100, number % 100);
+    let tags = (1..=20_000).map(tag).collect::<Vec<_>>().concat();
     repository.git_bytes(&["update-ref", "--stdin"], tags.as_bytes());
     repository.git(&["pack-refs", "--all"]);
     let server = Server::start_with(&Arc::new(ground), Options::default().with("LARDER_LIMITS_REFS", "2000")).await;

@@ -2,9 +2,11 @@
 //! and S3. One program, so that everything is linked once.
 
 mod configuration;
+mod crashes;
 mod dists;
 mod hostile;
 mod install;
+mod operator;
 mod permissions;
 mod replicas;
 mod requests;
