@@ -498,6 +498,7 @@ async fn full_copies_keep_what_was_deleted_and_moved() {
     let remote = remote(&forge.url("lib"));
     let refs = port.git.list(&remote).await.unwrap();
     let fetched = port.git.fetch("m", &remote, &refs, Keep::Full).await.unwrap();
+    assert!(port.git.caches().await.unwrap().is_empty(), "a full copy is more than a cache");
     assert_eq!(fetched.head, repository.resolve("main"));
 
     repository.tag("moves", &repository.resolve("main").unwrap());
@@ -532,6 +533,41 @@ async fn a_light_copy_can_become_a_full_one() {
     }
 }
 
+/// `%G?` in a file with `export-subst` asks for the state of the commit's signature.
+#[tokio::test]
+async fn no_signature_makes_git_start_a_program() {
+    use std::os::unix::fs::PermissionsExt;
+    let programs = tempfile::tempdir().unwrap();
+    for name in ["gpg", "gpgsm", "ssh-keygen"] {
+        let path = programs.path().join(name);
+        let text = format!("#!/bin/sh\necho $0 \"$@\" >> {}/ran\nexit 1\n", programs.path().display());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let port = Port::with(|settings| {
+        let rest = settings.path.to_string_lossy().into_owned();
+        settings.path = format!("{}:{rest}", programs.path().display()).into();
+    });
+    let forge = Forge::start().await;
+    let repository = forge.repository("lib");
+    let files = [File::new(".gitattributes", "state export-subst\n"), File::new("state", "$Format:%G?$\n")];
+    let unsigned = repository.commit("main", "unsigned", &files);
+    let head = String::from_utf8(repository.git_bytes(&["cat-file", "commit", &unsigned], b"")).unwrap();
+    let (head, _) = head.split_once("\n\n").unwrap();
+    for kind in ["PGP SIGNATURE", "SIGNED MESSAGE", "SSH SIGNATURE"] {
+        let signed = format!("{head}\ngpgsig -----BEGIN {kind}-----\n \n abc\n -----END {kind}-----\n\nsigned\n");
+        let commit = repository.git_bytes(&["hash-object", "-t", "commit", "-w", "--stdin"], signed.as_bytes());
+        let commit = String::from_utf8(commit).unwrap().trim().to_owned();
+        repository.tag(&kind.replace(' ', "-"), &commit);
+        let remote = remote(&forge.url("lib"));
+        port.sync(&remote).await;
+        let tree = port.archive(&remote, &commit, "").await.unwrap();
+        assert!(tree.iter().any(|(path, _, data)| path == "state" && !data.starts_with(b"$Format")), "{kind}");
+    }
+    let ran = std::fs::read_to_string(programs.path().join("ran")).unwrap_or_default();
+    assert_eq!(ran, "");
+}
+
 #[tokio::test]
 async fn a_copy_can_be_deleted_at_any_time() {
     let (forge, port) = (Forge::start().await, Port::new());
@@ -540,8 +576,10 @@ async fn a_copy_can_be_deleted_at_any_time() {
     let remote = remote(&forge.url("lib"));
     let refs = port.sync(&remote).await;
     let commits: Vec<String> = refs.iter().map(|r| r.commit.clone()).collect();
+    assert_eq!(port.git.caches().await.unwrap(), ["m"]);
     port.git.forget("m").await.unwrap();
     assert!(!port.mirror().exists());
+    assert!(port.git.caches().await.unwrap().is_empty());
     let read = port.read(&remote, &commits, &["manifest.json"], 1_000).await.unwrap();
     assert!(read.iter().all(|files| files.committed.is_some() && files.files.len() == 1));
     port.git.forget("m").await.unwrap();

@@ -50,6 +50,7 @@ pub(super) async fn archive(
     let mut call = Call::new(git, &["archive", "--format=tar", commit])
         .within(&mirror.plain())
         .env("GIT_OBJECT_DIRECTORY", mirror.objects())
+        .env("PATH", git.mute_path().await?)
         .env("GIT_LITERAL_PATHSPECS", "1");
     if !folder.is_empty() {
         call = call.arg("--").arg(folder);

@@ -99,10 +99,27 @@ impl Mirror {
         }
     }
 
-    /// Removes the copy and its lock.
+    /// The names of the light copies on this machine, whole or not. A full one is more than a cache, and is not told.
+    pub(super) async fn light(git: &GitProgram) -> Result<Vec<String>> {
+        git.make_home().await?;
+        let failed = |error| disk("looking for local copies", error);
+        let mut files = tokio::fs::read_dir(&git.settings.mirrors).await.map_err(failed)?;
+        let mut names = Vec::new();
+        while let Some(file) = files.next_entry().await.map_err(failed)? {
+            let file = file.file_name();
+            let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".git")) else { continue };
+            if Self::of(git, name).is_ok_and(|copy| !copy.is_full()) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes the copy, what was put aside of it, and its lock.
     pub(super) async fn forget(&self, git: &GitProgram) -> Result<()> {
         let writing = self.write(git, git.settings.limits.fetch).await?;
         writing.remove().await?;
+        writing.remove_aside().await?;
         remove_file(&self.path.with_extension("git.lock"))
     }
 
@@ -184,13 +201,17 @@ impl Writing {
 
     /// Puts a damaged copy aside, in place of an earlier one, so that what only it has is not lost.
     pub(super) async fn set_aside(&self) -> Result<()> {
+        self.remove_aside().await?;
         let aside = self.mirror.path.with_extension("damaged");
-        if let Err(error) = tokio::fs::remove_dir_all(&aside).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(disk("removing a damaged copy", error));
-        }
         tokio::fs::rename(&self.mirror.path, &aside).await.map_err(|error| disk("putting a damaged copy aside", error))
+    }
+
+    /// Removes what was put aside.
+    async fn remove_aside(&self) -> Result<()> {
+        match tokio::fs::remove_dir_all(self.mirror.path.with_extension("damaged")).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk("removing a damaged copy", error)),
+            _ => Ok(()),
+        }
     }
 }
 

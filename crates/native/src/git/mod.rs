@@ -38,6 +38,10 @@ const OLDEST: GitVersion = GitVersion(2, 31, 0);
 /// The first git that can be told which address a host has.
 const FIRST_TO_PIN: GitVersion = GitVersion(2, 37, 0);
 
+/// What git starts when `export-subst` asks for the state of a commit's signature (`%G?`), with what a stranger signed.
+/// `git archive` reads no setting that names another program.
+const VERIFIERS: [&str; 3] = ["gpg", "gpgsm", "ssh-keygen"];
+
 /// How far a Git host and a repository may go. All of them are limits per command.
 #[derive(Clone, Debug)]
 pub struct GitLimits {
@@ -162,6 +166,11 @@ impl GitProgram {
         }
     }
 
+    /// The names of the local copies on this machine that are only caches: those that are not full.
+    pub async fn caches(&self) -> Result<Vec<String>> {
+        mirror::Mirror::light(self).await
+    }
+
     /// The version of the git program; an error that says what to do if there is none or if it is too old.
     pub async fn version(&self) -> Result<GitVersion> {
         self.version.get_or_try_init(|| self.ask_version()).await.copied()
@@ -207,8 +216,24 @@ impl GitProgram {
         mirror::replace(&home.join("gitconfig"), &self.standing_config()).await
     }
 
-    /// What holds for every command, whatever the machine's own configuration says (which is not read). `export-subst` can
-    /// ask for the state of a signature, which git would start a program for, with what a stranger signed.
+    /// The `PATH` of a command that makes an archive, with [`VERIFIERS`] that do nothing in front.
+    async fn mute_path(&self) -> Result<OsString> {
+        let mute = self.home().join("mute");
+        let failed = |error| mirror::disk("making git's home", error);
+        tokio::fs::create_dir_all(&mute).await.map_err(failed)?;
+        for name in VERIFIERS {
+            match tokio::fs::symlink("/bin/false", mute.join(name)).await {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        let mut path = mute.into_os_string();
+        path.push(":");
+        path.push(&self.settings.path);
+        Ok(path)
+    }
+
+    /// What holds for every command, whatever the machine's own configuration says (which is not read).
     fn standing_config(&self) -> String {
         let idle = self.settings.limits.idle.as_secs().max(1);
         format!(
@@ -222,8 +247,7 @@ impl GitProgram {
              \tpackedGitWindowSize = 32m\n\tpackedGitLimit = 256m\n\tdeltaBaseCacheLimit = 32m\n\tfsmonitor = false\n\
              [pack]\n\tthreads = 1\n\twindowMemory = 64m\n\
              [http]\n\tfollowRedirects = false\n\tlowSpeedLimit = 1\n\tlowSpeedTime = {idle}\n\tpostBuffer = 16m\n\
-             [tar]\n\tumask = 0022\n\
-             [gpg]\n\tprogram = false\n[gpg \"x509\"]\n\tprogram = false\n[gpg \"ssh\"]\n\tprogram = false\n"
+             [tar]\n\tumask = 0022\n"
         )
     }
 
