@@ -1,12 +1,14 @@
 //! The hourly job of the house itself: what is too old goes, in small batches.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use larder_blobs::Blobs;
 use larder_core::Result;
-use larder_db::{Batch, Db, changes};
+use larder_db::{Batch, Db, changes, sources};
 use larder_jobs::{Handler, Job, queue};
+use larder_native::git::GitProgram;
+use larder_sources::git::Git as _;
 
 /// The kind of the job; its subject is empty.
 pub const HOUSEKEEPING: &str = "house.sweep";
@@ -50,4 +52,27 @@ impl Handler for Housekeeping {
     async fn given_up(&self, job: &Job) {
         job.repeat_at(self.db.host().now().plus(EVERY));
     }
+}
+
+/// Removes, every hour until it is dropped, the local copies of sources that are gone: removed by another replica, or
+/// just before this one died. It is no job, because each machine has copies of its own. Full copies stay: what only they
+/// have must survive a start on the wrong database.
+pub async fn sweep_copies(git: Arc<GitProgram>, db: Db) {
+    loop {
+        if let Err(error) = forget_copies(&git, &db).await {
+            tracing::warn!(error = error.chain(), "local copies of removed sources stay on disk for now");
+        }
+        db.host().clock.sleep(EVERY).await;
+    }
+}
+
+async fn forget_copies(git: &GitProgram, db: &Db) -> Result<()> {
+    // In this order: whatever is copied later than it is looked for has its source.
+    let copies = git.caches().await?;
+    let known: HashSet<String> = sources::list(db).await?.into_iter().map(|source| source.id.to_string()).collect();
+    for copy in copies.iter().filter(|copy| !known.contains(*copy)) {
+        git.forget(copy).await?;
+        tracing::info!(copy, "the local copy of a removed source is gone");
+    }
+    Ok(())
 }

@@ -14,7 +14,12 @@ use larder_native::listener::{Limits, Listener};
 use larder_sources::work::SYNC;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config::Config, formats, house::House, housekeeping::HOUSEKEEPING};
+use crate::{
+    config::Config,
+    formats,
+    house::House,
+    housekeeping::{HOUSEKEEPING, sweep_copies},
+};
 
 /// How long running jobs have to end when the program stops.
 const JOBS_END: Duration = Duration::from_secs(10);
@@ -57,6 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
         tokio::spawn(async move { watcher.run().await }),
         tokio::spawn(authenticator.clone().run()),
         tokio::spawn(house.recorder.clone().run()),
+        tokio::spawn(sweep_copies(house.git.clone(), house.db.clone())),
     ];
     let jobs = house.runner.clone();
     let jobs = tokio::spawn(async move { jobs.run().await });
