@@ -35,10 +35,13 @@ pub struct Links<'a> {
 /// The path of a dist below the public URL. It equals what a client makes of [`mirror_url`] for the same version, so that
 /// both are one URL to it, and one entry of its cache.
 pub fn dist_path(package: &str, version: &str, reference: &str) -> String {
-    // `ComposerMirror::processUrl`: a version with a slash is replaced by its MD5. Ours are made readable instead:
-    // a client asks the mirror only when this very URL failed.
-    let version = version.replace('/', "~");
-    format!("/dist/{package}/{version}/{reference}.zip")
+    format!("/dist/{package}/{}/{reference}.zip", version_in_path(version))
+}
+
+/// A version as a segment of a path. `ComposerMirror::processUrl` replaces one with a slash by its MD5; ours are made
+/// readable instead: a client asks the mirror only when this very URL failed. A percent sign would begin an escape.
+pub fn version_in_path(version: &str) -> String {
+    version.replace(['/', '%'], "~")
 }
 
 /// The `dist-url` of this server as a mirror.

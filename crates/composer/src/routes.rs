@@ -169,7 +169,7 @@ impl ComposerRoom {
         let before = self.documents.changes();
         let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| no_dist(name, reference))?;
         let mut versions = packages::by_reference(&self.db, package.id, reference, DIST).await?;
-        let at = versions.iter().position(|found| found.version.replace('/', "~") == version).unwrap_or(0);
+        let at = versions.iter().position(|found| render::version_in_path(&found.version) == version).unwrap_or(0);
         if versions.is_empty() {
             return Err(no_dist(name, reference));
         }

@@ -91,3 +91,8 @@ fn the_dist_and_the_mirror_are_one_url_to_a_client() {
         .replace("%type%", "zip");
     assert_eq!(expanded, format!("https://x{}", render::dist_path("acme/lib", "1.0.0.0", "abc")));
 }
+
+#[test]
+fn no_version_breaks_the_address_of_its_dist() {
+    assert_eq!(render::dist_path("acme/lib", "dev-feature/50%zz", "abc"), "/dist/acme/lib/dev-feature~50~zz/abc.zip");
+}
