@@ -25,12 +25,22 @@ impl Handler for SyncHandler {
     async fn run(&self, job: &Job) -> Result<()> {
         let Some(source) = rows::find(self.0.db(), job.subject()).await? else { return Ok(()) };
         job.repeat_at(self.0.db().host().now().plus(source.every));
+        let began = self.0.db().host().now();
         let actor = Actor::house();
         let run = SyncRun { actor: &actor, guards: vec![job.still_mine()], progress: &|text| job.progress(text) };
         let report = self.0.sync(&source, &run).await?;
-        job.repeat_at(self.0.db().host().now().plus(source.every));
+        let ended = self.0.db().host().now();
+        job.repeat_at(ended.plus(source.every));
         job.progress(report.sentence());
-        tracing::info!(source = %source.name, added = report.added, removed = report.removed, moved = report.moved, skipped = report.skipped, "synced");
+        tracing::info!(
+            source = %source.name,
+            added = report.added,
+            removed = report.removed,
+            moved = report.moved,
+            skipped = report.skipped,
+            took_ms = u64::try_from(ended.since(began).as_millis()).unwrap_or(u64::MAX),
+            "synced"
+        );
         for version in &report.eager {
             queue::enqueue(self.0.db(), BUILD, &version.to_string(), self.0.db().host().now()).await?;
         }
