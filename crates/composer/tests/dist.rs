@@ -1,5 +1,7 @@
 //! The dist: the same bytes whenever, wherever and however its files arrive.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};

@@ -1,5 +1,7 @@
 //! The documents that a client reads, whole: what changes here changes for every client.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 use larder_composer::render::{self, Links, Listed, Names};
 use larder_core::Time;
 use serde_json::{Map, Value};

@@ -1,5 +1,7 @@
 //! From a manifest to a release: what is kept, what is left out, and why a ref is none.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 use bytes::Bytes;
 use larder_composer::ingest::take_in;
 use larder_core::{
@@ -70,6 +72,30 @@ fn a_field_that_no_client_reads_is_left_out_with_a_warning() {
     let release = tag(r#"{"name":"acme/lib","license":{"MIT":1},"autoload":[],"keywords":"one"}"#).unwrap();
     assert!(metadata(&release).get("license").is_none() && metadata(&release).get("keywords").is_none());
     assert_eq!(release.warnings.len(), 2);
+}
+
+/// Each of them ends a client with a `TypeError`, or a warning that it takes for one.
+#[test]
+fn nothing_that_would_end_a_client_gets_through() {
+    for field in [
+        r#""keywords":[["a"]]"#,
+        r#""keywords":[null]"#,
+        r#""suggest":{"acme/a":["x"]}"#,
+        r#""archive":{"exclude":"tests"}"#,
+        r#""archive":{"name":{}}"#,
+    ] {
+        let release = tag(&format!(r#"{{"name":"acme/lib",{field}}}"#)).unwrap();
+        assert_eq!(metadata(&release).as_object().unwrap().len(), 3, "{field}");
+        assert_eq!(release.warnings.len(), 1, "{field}");
+    }
+    for aliases in [r#"{"dev-main":["1.x-dev"]}"#, r#""1.x-dev""#, r#"["1.x-dev"]"#] {
+        let manifest = format!(r#"{{"name":"acme/lib","extra":{{"class":"A","branch-alias":{aliases}}}}}"#);
+        let release = read(RefKind::Branch, "main", manifest).unwrap();
+        assert_eq!(metadata(&release)["extra"], serde_json::json!({"class": "A"}), "{aliases}");
+        assert_eq!(release.warnings.len(), 1, "{aliases}");
+    }
+    let fine = tag(r#"{"name":"acme/lib","keywords":["a",1],"suggest":[],"archive":{"exclude":["/t"]}}"#).unwrap();
+    assert!(fine.warnings.is_empty(), "{:?}", fine.warnings);
 }
 
 #[test]
