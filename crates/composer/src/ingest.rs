@@ -23,7 +23,7 @@ pub const MANIFEST: &str = "composer.json";
 /// `config`, `scripts` and `repositories` mean nothing there, and may hold what nobody meant to publish.
 const FIELDS: [(&str, Shape); 19] = [
     ("description", Shape::Text),
-    ("keywords", Shape::List),
+    ("keywords", Shape::Texts),
     ("homepage", Shape::Text),
     ("license", Shape::TextOrList),
     ("authors", Shape::List),
@@ -36,9 +36,9 @@ const FIELDS: [(&str, Shape); 19] = [
     ("target-dir", Shape::Text),
     ("bin", Shape::TextOrList),
     ("extra", Shape::Object),
-    ("suggest", Shape::Object),
+    ("suggest", Shape::ObjectOfTexts),
     ("abandoned", Shape::TextOrFlag),
-    ("archive", Shape::Object),
+    ("archive", Shape::Archive),
     ("php-ext", Shape::Object),
     ("transport-options", Shape::Never),
 ];
@@ -51,9 +51,14 @@ const LINKS: [&str; 5] = ["require", "require-dev", "conflict", "replace", "prov
 enum Shape {
     Text,
     List,
+    /// A list of what PHP can write as texts.
+    Texts,
     TextOrList,
     TextOrFlag,
     Object,
+    ObjectOfTexts,
+    /// An object whose `exclude` is a list.
+    Archive,
     /// Given by the server alone.
     Never,
 }
@@ -62,13 +67,24 @@ impl Shape {
     fn fits(self, value: &Value) -> bool {
         match self {
             Self::Text => value.is_string(),
-            Self::List => value.as_array().is_some(),
+            Self::List => value.is_array(),
+            Self::Texts => value
+                .as_array()
+                .is_some_and(|list| list.iter().all(|item| item.is_string() || item.is_number() || item.is_boolean())),
             Self::TextOrList => {
                 value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Value::is_string))
             }
             Self::TextOrFlag => value.is_string() || value.is_boolean(),
             // PHP writes an empty object as an empty list.
             Self::Object => value.is_object() || value.as_array().is_some_and(Vec::is_empty),
+            Self::ObjectOfTexts => {
+                Self::Object.fits(value) && value.as_object().is_none_or(|object| object.values().all(Value::is_string))
+            }
+            Self::Archive => {
+                Self::Object.fits(value)
+                    && value.get("exclude").is_none_or(Value::is_array)
+                    && value.get("name").is_none_or(Value::is_string)
+            }
             Self::Never => false,
         }
     }
@@ -93,6 +109,7 @@ pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
             None => {}
         }
     }
+    leave_out_wrong_aliases(&mut metadata, &mut warnings);
     for field in LINKS {
         if let Some(links) = manifest.get(field) {
             metadata.insert(field.to_owned(), checked_links(field, links, &mut warnings)?);
@@ -131,6 +148,15 @@ fn manifest(snapshot: &Snapshot<'_>) -> Result<Map<String, Value>, Skipped> {
         Ok(Value::Object(manifest)) => Ok(manifest),
         Ok(_) => Err(Skipped::because(format!("its {MANIFEST} is not a JSON object"))),
         Err(error) => Err(Skipped::because(format!("its {MANIFEST} is not valid JSON: {error}"))),
+    }
+}
+
+/// Takes away only the aliases that would stop a client: the rest of `extra` is what plugins live on.
+fn leave_out_wrong_aliases(metadata: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+    let Some(Value::Object(extra)) = metadata.get_mut("extra") else { return };
+    if extra.get("branch-alias").is_some_and(|aliases| !Shape::ObjectOfTexts.fits(aliases)) {
+        extra.remove("branch-alias");
+        warnings.push("\"branch-alias\" is left out: it is not an object of texts".to_owned());
     }
 }
 
