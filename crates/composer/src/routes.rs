@@ -141,13 +141,13 @@ impl ComposerRoom {
         access.version = Some(Arc::clone(&dist.version));
         let sent = self.send(request, &dist).await;
         if !matches!(&sent, Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound)) {
-            return sent;
+            return sent.map_err(|error| not_to_be_had(name, error));
         }
         // The bytes are lost: the same tree gives them again, if the source still has it.
         self.documents.forget_dist(path);
-        self.sources.rebuild(dist.id, &self.format).await?;
+        self.sources.rebuild(dist.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
         dist = self.find_dist(path, name, version, reference).await?;
-        self.send(request, &dist).await
+        self.send(request, &dist).await.map_err(|error| not_to_be_had(name, error))
     }
 
     async fn send(&self, request: &Request, dist: &Dist) -> Result<Response> {
@@ -174,7 +174,8 @@ impl ComposerRoom {
             return Err(no_dist(name, reference));
         }
         let found = versions.swap_remove(at);
-        let artifact = self.sources.artifact(found.id, &self.format).await?;
+        let artifact =
+            self.sources.artifact(found.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
         let told = render::dist_path(name, &found.version, reference);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
         let stem = format!("{name}-{}", found.version).replace(|c| !is_plain(c), "-");
@@ -218,6 +219,23 @@ fn no_dist(name: &str, reference: &str) -> Error {
             "{name} has no version made from {reference} here, or your token may not read it: run `composer update {name}`"
         ),
     )
+}
+
+/// What a client is told when the bytes of a dist cannot be had: why, but neither where its source is, which may be hidden,
+/// nor where things lie on this server.
+fn not_to_be_had(name: &str, error: Error) -> Error {
+    let (kind, why) = match error.kind() {
+        // The tree itself is wrong, and its author reads this.
+        Kind::Invalid => return error,
+        kind @ (Kind::NotFound | Kind::Gone) => (kind, "it was never built, and its source does not have it any more"),
+        Kind::TooLarge => (Kind::TooLarge, "it is larger than the limits of this server"),
+        // Not as such: the client would ask its user for another token.
+        Kind::Forbidden | Kind::Unauthenticated => (Kind::Upstream, "its source refuses this server"),
+        kind @ (Kind::Upstream | Kind::Timeout) => (kind, "its source, or the storage of this server, does not answer"),
+        kind => (kind, "this server has trouble with its storage"),
+    };
+    let text = format!("the dist of {name} cannot be had: {why}. The log of the server says more");
+    Error::new(kind, text).caused_by(error)
 }
 
 #[async_trait]
@@ -280,6 +298,16 @@ impl Room for ComposerRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_hears_nothing_of_hosts_and_paths() {
+        let secret = "https://git.internal/x.git and /var/lib/larder";
+        for kind in [Kind::NotFound, Kind::Gone, Kind::Forbidden, Kind::Upstream, Kind::Full, Kind::TooLarge] {
+            let told = not_to_be_had("acme/lib", Error::new(kind, secret));
+            assert!(!told.message().contains("internal") && told.chain().contains(secret), "{told}");
+            assert_ne!(told.kind(), Kind::Forbidden);
+        }
+    }
 
     #[test]
     fn paths() {
