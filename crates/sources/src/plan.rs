@@ -218,6 +218,8 @@ impl<'a> Planner<'a> {
                 self.drop_version(key);
             }
         }
+        // Told in the same order each time: a source that stays held says so once.
+        self.plan.dropped.sort_unstable();
         self.plan.gone = gone;
         self.plan
     }

@@ -186,6 +186,9 @@ async fn a_sync_that_would_drop_too_much_is_held_until_somebody_accepts_it(groun
     assert_eq!(server.json(&["source", "show", "text"]).await["state"], "held");
     server.larder(&["source", "sync", "text"]).await.failed(1);
     assert_eq!(server.versions(&token, "acme/text", false).await.len(), 6, "it stays held");
+    let holds = server.json(&["audit", "list", "--action", "source.hold"]).await;
+    let holds = holds.as_array().or(holds["events"].as_array()).cloned().unwrap_or_default();
+    assert_eq!(holds.len(), 1, "what stays as it is was told once: {holds:?}");
     server.ok(&["source", "sync", "text", "--accept-removals"]).await;
     server.until_versions(&token, "acme/text", false, &["v1.5.0", "v1.4.0"]).await;
     assert_eq!(server.json(&["source", "show", "text"]).await["state"], "ok");
