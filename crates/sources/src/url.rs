@@ -133,9 +133,11 @@ impl GitUrl {
         self.port
     }
 
-    /// `host` or `host:port`: what a credential is bound to.
+    /// `host` or `host:port`: what a credential is bound to. Unencrypted http has its port always: what was made for
+    /// https does not go there.
     pub fn origin(&self) -> String {
-        self.port.map_or_else(|| self.host.clone(), |port| format!("{}:{port}", self.host))
+        let port = self.port.or((self.transport == Transport::Http).then_some(80));
+        port.map_or_else(|| self.host.clone(), |port| format!("{}:{port}", self.host))
     }
 
     /// The path's last segment without `.git`: the default name of a source.
@@ -164,6 +166,7 @@ mod tests {
             ("git@git.example.org:acme/lib.git", Transport::Ssh, "git.example.org", "lib"),
             ("ssh://git@git.example.org:2222/acme/lib.git", Transport::Ssh, "git.example.org:2222", "lib"),
             ("file:///srv/git/lib.git/", Transport::File, "", "lib"),
+            ("http://git.example.org/acme/lib.git", Transport::Http, "git.example.org:80", "lib"),
             ("http://[::1]:3000/lib.git", Transport::Http, "::1:3000", "lib"),
         ] {
             let url = GitUrl::parse(text).unwrap();
