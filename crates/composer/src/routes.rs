@@ -227,7 +227,9 @@ fn not_to_be_had(name: &str, error: Error) -> Error {
     let (kind, why) = match error.kind() {
         // The tree itself is wrong, and its author reads this.
         Kind::Invalid => return error,
-        kind @ (Kind::NotFound | Kind::Gone) => (kind, "it was never built, and its source does not have it any more"),
+        kind @ (Kind::NotFound | Kind::Gone) => {
+            (kind, "it is not stored here, and its source does not have it any more")
+        }
         Kind::TooLarge => (Kind::TooLarge, "it is larger than the limits of this server"),
         // Not as such: the client would ask its user for another token.
         Kind::Forbidden | Kind::Unauthenticated => (Kind::Upstream, "its source refuses this server"),
