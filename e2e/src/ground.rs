@@ -12,14 +12,14 @@ use crate::{not_tested, setting};
 
 /// What one test's servers stand on. It is gone when the test ends.
 pub struct Ground {
-    shared: Option<Scratch>,
+    _shared: Option<Scratch>,
     environment: Vec<(String, String)>,
 }
 
 impl Ground {
     /// `SQLite` and files in the server's own folder.
     pub fn local() -> Self {
-        Self { shared: None, environment: Vec::new() }
+        Self { _shared: None, environment: Vec::new() }
     }
 
     /// `PostgreSQL` and S3, if both are configured. Says so if not.
@@ -50,12 +50,7 @@ impl Ground {
             ("LARDER_SECRET_KEY", "2b7e151628aed2a6abf7158809cf4f3c762e7160f38b4da56a784d9045190cfe".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        Some(Self { shared: Some(scratch), environment })
-    }
-
-    /// Whether several servers can stand on it.
-    pub fn is_shared(&self) -> bool {
-        self.shared.is_some()
+        Some(Self { _shared: Some(scratch), environment })
     }
 
     /// What a server and its commands find in their environment.

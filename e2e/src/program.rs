@@ -91,14 +91,15 @@ pub async fn larder() -> &'static Path {
         .await
 }
 
-/// Builds it where cargo built this test, so that everything that both need is compiled once.
+/// Builds it where cargo built this test. With the features that all of the workspace wants, as `cargo test --workspace`
+/// has them: what that compiled is not compiled again.
 async fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     let profile = test.ancestors().nth(2).expect("cargo puts tests into TARGET/PROFILE/deps");
     let target = profile.parent().expect("cargo puts profiles into a target folder");
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(["build", "--quiet", "--package", "larder", "--bin", "larder", "--target-dir"])
+        .args(["build", "--quiet", "--workspace", "--bin", "larder", "--target-dir"])
         .arg(target)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     if profile.file_name().is_some_and(|name| name == "release") {

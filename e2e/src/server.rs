@@ -2,7 +2,7 @@
 //! end by somebody who wants to find a panic, an error or a secret in it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     net::SocketAddr,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
@@ -293,14 +293,6 @@ impl Server {
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
-    }
-
-    /// Gives what happens with a file for its log, for tests that start the program themselves.
-    ///
-    /// # Panics
-    /// If it cannot be made.
-    pub fn open_log(&self) -> File {
-        OpenOptions::new().create(true).append(true).open(self.log_path()).expect("the log can be written")
     }
 }
 
