@@ -155,7 +155,7 @@ fn path(file: usize) -> String {
     format!("src/Part{}/Class{file}.php", file % 12)
 }
 
-/// About four kilobytes that look like code, with half a kilobyte of information that only this commit has.
+/// About four kilobytes that look like code, with a quarter kilobyte of information that only this commit has.
 fn source(file: usize, commit: usize) -> Vec<u8> {
     let part = file % 12;
     let methods: Vec<_> = (0..30)
@@ -164,7 +164,7 @@ fn source(file: usize, commit: usize) -> Vec<u8> {
         })
         .collect();
     let seed = u64::try_from(commit * 1_000 + file).unwrap_or(0) + 1;
-    let table: Vec<_> = noise(seed, 512).chunks(4).map(|four| format!("        0x{},", hex(four))).collect();
+    let table: Vec<_> = noise(seed, 280).chunks(4).map(|four| format!("        0x{},", hex(four))).collect();
     format!(
         "<?php\nnamespace Bench\\Part{part};\nclass Class{file}\n{{\n    const TABLE = [\n{}\n    ];\n{}\n}}\n",
         table.join("\n"),

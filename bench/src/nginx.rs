@@ -79,7 +79,6 @@ events {{ worker_connections 1024; }}
 http {{
   access_log {at}/access.log combined;
   sendfile on;
-  tcp_nopush on;
   tcp_nodelay on;
   keepalive_requests 1000000000;
   open_file_cache max=1000 inactive=1h;
