@@ -148,7 +148,8 @@ impl Site {
             response = error::plain(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly")
                 .with(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let micros = self.host.now().since(started).as_micros();
+        // A number in the log: as 128 bits it would be a text.
+        let micros = u64::try_from(self.host.now().since(started).as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(
             target: "larder::request",
             id = %request.id,

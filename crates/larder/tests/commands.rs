@@ -266,10 +266,7 @@ async fn a_source_from_its_first_sync_to_its_end() {
     has(&larder.ok(&["source", "add", "git", &url, "--moved-tags", "follow", "--hide-source"]), &["`lib`", &url]);
     has(&larder.fails(1, &["source", "add", "git", &url]), &["already", "--name"]);
     has(&larder.ok(&["source", "list"]), &["lib", "new", "due now"]);
-    has(
-        &larder.ok(&["source", "sync", "lib"]),
-        &["lib: 5 of 5 branches and tags read: 4 new versions, 1 refs skipped"],
-    );
+    has(&larder.ok(&["source", "sync", "lib"]), &["lib: 5 of 5 branches and tags read: 4 new versions, 1 ref skipped"]);
     has(&larder.ok(&["source", "sync", "lib"]), &["lib: nothing changed in 5 branches and tags"]);
     let shown = larder.ok(&["source", "show", "lib"]);
     has(

@@ -60,14 +60,22 @@ impl SyncReport {
         if self.changed == 0 && self.removed == 0 {
             return format!("nothing changed in {} branches and tags", self.refs);
         }
-        let mut parts = vec![format!("{} new versions", self.added)];
-        for (count, what) in [(self.removed, "removed"), (self.moved, "moved tags"), (self.skipped, "refs skipped")] {
+        let mut parts = vec![counted(self.added, "new version", "new versions")];
+        for (count, one, many) in [
+            (self.removed, "version removed", "versions removed"),
+            (self.moved, "tag moved", "tags moved"),
+            (self.skipped, "ref skipped", "refs skipped"),
+        ] {
             if count > 0 {
-                parts.push(format!("{count} {what}"));
+                parts.push(counted(count, one, many));
             }
         }
         format!("{} of {} branches and tags read: {}", self.changed, self.refs, parts.join(", "))
     }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// How a sync is done: who asked, what must still hold when it writes, and who hears how far it is.
