@@ -57,6 +57,8 @@ const KEYS: &[Key] = &[
     plain("limits.git.idle"),
     plain("limits.git.bytes"),
     plain("limits.git.memory"),
+    plain("limits.git.archive_bytes"),
+    plain("limits.git.archive_files"),
 ];
 
 /// The values of flags, by key.
@@ -316,6 +318,10 @@ impl Layers {
                 idle: self.duration("limits.git.idle", defaults.idle)?,
                 fetch_bytes: self.number("limits.git.bytes", defaults.fetch_bytes)?,
                 memory: self.number("limits.git.memory", defaults.memory)?,
+                archive_bytes: self.number("limits.git.archive_bytes", defaults.archive_bytes)?,
+                archive_entries: self
+                    .number("limits.git.archive_files", u32::try_from(defaults.archive_entries).unwrap_or(u32::MAX))
+                    .map(|files| usize::try_from(files).unwrap_or(usize::MAX))?,
                 at_once: self
                     .number("limits.git.commands", u16::try_from(defaults.at_once).unwrap_or(u16::MAX))?
                     .into(),

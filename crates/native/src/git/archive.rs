@@ -124,7 +124,7 @@ fn contents(listed: &[u8]) -> Vec<String> {
 }
 
 fn too_many(limit: usize) -> Error {
-    Error::new(Kind::TooLarge, format!("the tree has more files than the limit of {limit} allows"))
+    Error::new(Kind::TooLarge, format!("the tree has more files than the {limit} of `limits.git.archive_files`"))
 }
 
 /// Reads the tar on a thread of its own, because its reader waits for bytes.
@@ -159,7 +159,10 @@ impl Walk {
                 return Err(too_many(self.entries));
             }
             left = left.checked_sub(head.size).ok_or_else(|| {
-                Error::new(Kind::TooLarge, format!("the files hold more than the limit of {} bytes", self.bytes))
+                Error::new(
+                    Kind::TooLarge,
+                    format!("the files hold more than the {} bytes of `limits.git.archive_bytes`", self.bytes),
+                )
             })?;
             let target = link_target(&entry, head.kind)?;
             links.check(&head, &target)?;
