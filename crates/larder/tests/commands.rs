@@ -295,7 +295,7 @@ async fn a_source_from_its_first_sync_to_its_end() {
     }
     has(&larder.fails(1, &["source", "sync", "lib"]), &["would vanish", "--accept-removals"]);
     assert_eq!(larder.json(&["source", "list"])[0]["state"], "held");
-    has(&larder.ok(&["source", "sync", "lib", "--accept-removals"]), &["2 removed"]);
+    has(&larder.ok(&["source", "sync", "lib", "--accept-removals"]), &["2 versions removed"]);
     assert_eq!(larder.json(&["source", "show", "lib"])["state"], "ok");
 
     has(&larder.ok(&["source", "remove", "lib"]), &["`lib` is gone"]);
