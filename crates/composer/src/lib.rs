@@ -20,7 +20,7 @@ use std::cmp::Ordering;
 use async_trait::async_trait;
 use larder_core::{
     Error, Result, Time,
-    format::{Format, Release, Skipped},
+    format::{Format, FromTree, Release, Skipped},
     tree::{ByteSink, Snapshot, TreeStream},
 };
 
@@ -36,7 +36,6 @@ pub const DIST: &str = "dist.zip";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Composer;
 
-#[async_trait]
 impl Format for Composer {
     fn id(&self) -> &'static str {
         ID
@@ -46,20 +45,12 @@ impl Format for Composer {
         "Composer (PHP)"
     }
 
-    fn manifests(&self) -> &'static [&'static str] {
-        &[ingest::MANIFEST]
-    }
-
-    fn take_in(&self, snapshot: &Snapshot<'_>) -> std::result::Result<Release, Skipped> {
-        ingest::take_in(snapshot)
-    }
-
     fn artifact(&self) -> &'static str {
         DIST
     }
 
-    async fn pack(&self, committed: Time, files: TreeStream<'_>, out: &mut dyn ByteSink) -> Result<()> {
-        dist::pack(committed, files, out).await
+    fn trees(&self) -> Option<&dyn FromTree> {
+        Some(self)
     }
 
     fn compare(&self, a: &str, b: &str) -> Ordering {
@@ -74,5 +65,20 @@ impl Format for Composer {
 
     fn install_snippet(&self, public_url: &str, name: &str) -> String {
         format!("composer config repositories.larder composer {public_url}\ncomposer require {name}")
+    }
+}
+
+#[async_trait]
+impl FromTree for Composer {
+    fn manifests(&self) -> &'static [&'static str] {
+        &[ingest::MANIFEST]
+    }
+
+    fn take_in(&self, snapshot: &Snapshot<'_>) -> std::result::Result<Release, Skipped> {
+        ingest::take_in(snapshot)
+    }
+
+    async fn pack(&self, committed: Time, files: TreeStream<'_>, out: &mut dyn ByteSink) -> Result<()> {
+        dist::pack(committed, files, out).await
     }
 }

@@ -10,8 +10,7 @@ use crate::{
     tree::{ByteSink, Snapshot, TreeStream},
 };
 
-/// A protocol with its clients, and how its packages look inside a Git repository.
-#[async_trait]
+/// A protocol with its clients.
 pub trait Format: Send + Sync {
     /// Its id in grants, tables and commands: lower-case letters and digits.
     fn id(&self) -> &'static str;
@@ -19,6 +18,27 @@ pub trait Format: Send + Sync {
     /// Its name for people.
     fn title(&self) -> &'static str;
 
+    /// The name of the artifact that stands for a version: the one that is built, or that describes the others.
+    fn artifact(&self) -> &'static str;
+
+    /// How its packages are found in Git repositories and built from them; `None` if they only come from clients.
+    fn trees(&self) -> Option<&dyn FromTree> {
+        None
+    }
+
+    /// Orders two of this format's versions by precedence, lowest first.
+    fn compare(&self, a: &str, b: &str) -> Ordering;
+
+    /// Checks and normalises a package name as clients may write it.
+    fn package_name(&self, name: &str) -> Result<String>;
+
+    /// What a person pastes into a terminal to use the package `name` from the registry at `public_url`.
+    fn install_snippet(&self, public_url: &str, name: &str) -> String;
+}
+
+/// How the packages of a format look inside a Git repository.
+#[async_trait]
+pub trait FromTree: Send + Sync {
     /// The names of the files that mark a folder as a package of this format; the first one must be there.
     fn manifests(&self) -> &'static [&'static str];
 
@@ -30,21 +50,9 @@ pub trait Format: Send + Sync {
     /// Makes a release out of one ref. `Err` says, for people, why this ref is not one; it never fails the other refs.
     fn take_in(&self, snapshot: &Snapshot<'_>) -> std::result::Result<Release, Skipped>;
 
-    /// The name of the artifact that is built from a release's tree.
-    fn artifact(&self) -> &'static str;
-
-    /// Packs the files of a tree, committed at `committed`, into that artifact: a zip, a tarball, a wheel. The same
+    /// Packs the files of a tree, committed at `committed`, into the artifact: a zip, a tarball, a wheel. The same
     /// files give the same bytes, always and everywhere, however they are cut into pieces on their way.
     async fn pack(&self, committed: Time, files: TreeStream<'_>, out: &mut dyn ByteSink) -> Result<()>;
-
-    /// Orders two of this format's versions by precedence, lowest first.
-    fn compare(&self, a: &str, b: &str) -> Ordering;
-
-    /// Checks and normalises a package name as clients may write it.
-    fn package_name(&self, name: &str) -> Result<String>;
-
-    /// What a person pastes into a terminal to use the package `name` from the registry at `public_url`.
-    fn install_snippet(&self, public_url: &str, name: &str) -> String;
 }
 
 /// A version of a package, as a format found it in a tree or an upload.

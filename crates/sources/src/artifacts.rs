@@ -82,6 +82,7 @@ impl Sources {
 
     /// Builds, stores and records one artifact.
     async fn build(&self, version: Id, format: &dyn Format) -> Result<Artifact> {
+        let trees = format.trees().ok_or_else(|| Error::not_found("packages of this format are not built from Git"))?;
         let gone = || Error::not_found("this version is not there any more");
         let (version, package) =
             packages::version_with_package(&self.db, version, format.artifact()).await?.ok_or_else(gone)?;
@@ -106,7 +107,7 @@ impl Sources {
             }
         });
         let mut sink = Sink { writer: self.blobs.begin().await?, written: 0, limit: self.limits.artifact };
-        let built = match format.pack(version.released_at, files.boxed(), &mut sink).await {
+        let built = match trees.pack(version.released_at, files.boxed(), &mut sink).await {
             Ok(()) => sink.writer.finish().await?,
             Err(error) => {
                 sink.writer.abort().await;

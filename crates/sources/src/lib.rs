@@ -6,6 +6,7 @@
 
 pub mod artifacts;
 pub mod credentials;
+pub mod fetch;
 pub mod git;
 pub mod manage;
 pub mod packages;

@@ -6,7 +6,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use futures_util::TryStreamExt as _;
 use larder_core::{
     Error, Id, Kind, Result, Time,
-    format::{Format, Release},
+    format::{FromTree, Release},
     tree::{RefKind, Snapshot},
 };
 use larder_db::{
@@ -194,9 +194,10 @@ impl Sources {
         let mut commits: Vec<String> = changed.iter().map(|seen| seen.commit.clone()).collect();
         commits.sort_unstable();
         commits.dedup();
-        let manifests = self.formats.iter().flat_map(|format| format.manifests()).chain(&TELLING);
+        let trees = || self.formats.iter().filter_map(|format| format.trees());
+        let manifests = trees().flat_map(|trees| trees.manifests()).chain(&TELLING);
         let names: Vec<String> = manifests.map(|name| (*name).to_owned()).collect();
-        let limit = self.formats.iter().map(|format| format.manifest_limit()).max().unwrap_or_default();
+        let limit = trees().map(|trees| trees.manifest_limit()).max().unwrap_or_default();
         let mut outcomes = Vec::with_capacity(changed.len());
         let mut files = self.git.read(mirror, remote, commits, &names, limit).await?;
         while let Some(of_commit) = files.try_next().await? {
@@ -230,7 +231,8 @@ impl Sources {
         };
         let mut outcome = Outcome { skipped: None, committed, ..nothing("") };
         for format in self.formats.iter() {
-            let manifests = match manifests(format.as_ref(), of_commit) {
+            let Some(trees) = format.trees() else { continue };
+            let manifests = match manifests(trees, of_commit) {
                 Ok(Some(manifests)) => manifests,
                 Ok(None) => continue,
                 Err(reason) => {
@@ -248,13 +250,13 @@ impl Sources {
                 folder: "",
                 manifests: &manifests,
             };
-            match format.take_in(&snapshot) {
+            match trees.take_in(&snapshot) {
                 Ok(release) => outcome.taken.push(Taken { format: format.id().to_owned(), release }),
                 Err(skipped) => outcome.skipped = Some(skipped.0),
             }
         }
         if outcome.taken.is_empty() {
-            let wanted = || self.formats.iter().filter_map(|format| format.manifests().first().copied());
+            let wanted = || self.formats.iter().filter_map(|format| format.trees()?.manifests().first().copied());
             let none = || format!("its root folder has no {}", wanted().collect::<Vec<_>>().join(" and no "));
             outcome.skipped.get_or_insert_with(none);
         } else {
@@ -472,23 +474,23 @@ fn sync_events(source: &Source, actor: &Actor, plan: &Plan, mut summary: serde_j
 }
 
 /// The manifests of a format in a commit: `None` without its first one, `Err` if that cannot be read.
-fn manifests(format: &dyn Format, of: &CommitFiles) -> Result<Option<Vec<(String, bytes::Bytes)>>, String> {
+fn manifests(trees: &dyn FromTree, of: &CommitFiles) -> Result<Option<Vec<(String, bytes::Bytes)>>, String> {
     let mut found = Vec::new();
-    for name in format.manifests() {
+    for name in trees.manifests() {
         match of.files.iter().find(|(file, _)| file == name).map(|(_, content)| content) {
             None => {}
-            Some(FileContent::Bytes(bytes)) if bytes.len() as u64 <= format.manifest_limit() => {
+            Some(FileContent::Bytes(bytes)) if bytes.len() as u64 <= trees.manifest_limit() => {
                 found.push(((*name).to_owned(), bytes.clone()));
             }
             Some(FileContent::Bytes(bytes)) => {
-                return Err(too_large(name, bytes.len() as u64, format.manifest_limit()));
+                return Err(too_large(name, bytes.len() as u64, trees.manifest_limit()));
             }
-            Some(FileContent::TooLarge(size)) => return Err(too_large(name, *size, format.manifest_limit())),
+            Some(FileContent::TooLarge(size)) => return Err(too_large(name, *size, trees.manifest_limit())),
             Some(FileContent::NotAFile) => return Err(format!("its {name} is a link, a folder or a submodule")),
             Some(FileContent::Missing) => return Err(format!("its {name} could not be fetched")),
         }
     }
-    let first = format.manifests().first().is_some_and(|first| found.iter().any(|(name, _)| name == first));
+    let first = trees.manifests().first().is_some_and(|first| found.iter().any(|(name, _)| name == first));
     Ok(first.then_some(found))
 }
 
