@@ -24,12 +24,15 @@ pub mod blobs;
 pub mod changes;
 pub mod credentials;
 pub mod dialect;
+pub mod edges;
 pub mod events;
 pub mod executor;
 pub mod grants;
 pub mod jobs;
+pub mod leases;
 mod migrations;
 pub mod packages;
+pub mod policies;
 mod row;
 pub mod settings;
 pub mod sources;
@@ -52,10 +55,13 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         blobs::STATEMENTS,
         changes::STATEMENTS,
         credentials::STATEMENTS,
+        edges::STATEMENTS,
         events::STATEMENTS,
         grants::STATEMENTS,
         jobs::STATEMENTS,
+        leases::STATEMENTS,
         packages::STATEMENTS,
+        policies::STATEMENTS,
         settings::STATEMENTS,
         sources::STATEMENTS,
         stamps::STATEMENTS,

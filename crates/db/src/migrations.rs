@@ -6,7 +6,8 @@ use larder_core::{Error, Host, Kind, Result};
 use crate::executor::Executor;
 
 /// Version by version, without gaps: the first is 1.
-const STEPS: &[&str] = &[include_str!("../migrations/0001_foundation.sql")];
+const STEPS: &[&str] =
+    &[include_str!("../migrations/0001_foundation.sql"), include_str!("../migrations/0002_uploads.sql")];
 
 /// Applies what is missing.
 pub(crate) async fn apply(executor: &dyn Executor, host: &Host) -> Result<()> {

@@ -57,13 +57,21 @@ statements! {
         and not exists (select 1 from artifacts where version_id = $1)
         and not exists (select 1 from pointers where version_id = $1)";
 
+    BY_POINTER = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+        from pointers p join versions v on v.id = p.version_id left join artifacts a on a.version_id = v.id and a.name = $3
+        where p.package_id = $1 and p.name = $2";
+    POINTERS = "select p.name, v.reference, p.changed_at from pointers p join versions v on v.id = p.version_id
+        where p.package_id = $1 and p.name > $2 order by p.name limit $3";
+    POINTS_AT = "insert into guard (holds) select case when coalesce(
+        (select v.reference from pointers p join versions v on v.id = p.version_id where p.package_id = $1 and p.name = $2), '') = $3
+        then 1 end";
     PUT_POINTER = "insert into pointers (package_id, name, version_id, changed_at) values ($1, $2, $3, $4)
         on conflict (package_id, name) do update set version_id = excluded.version_id, changed_at = excluded.changed_at";
     REMOVE_POINTER = "delete from pointers where package_id = $1 and name = $2";
 
     ARTIFACT = "select digest, size, sha1 from artifacts where version_id = $1 and name = $2";
-    INSERT_ARTIFACT = "insert into artifacts (id, version_id, name, digest, size, sha1, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7)";
+    INSERT_ARTIFACT = "insert into artifacts (id, version_id, package_id, name, digest, size, sha1, created_at)
+        values ($1, $2, (select package_id from versions where id = $2), $3, $4, $5, $6, $7)";
     NOT_BUILT = "insert into guard (holds) select case when exists (select 1 from versions where id = $1)
         and not exists (select 1 from artifacts where version_id = $1 and name = $2) then 1 end";
 }
@@ -389,6 +397,39 @@ pub fn remove_version(id: Id) -> Statement {
 /// Forgets a version that nobody can see and that was never built.
 pub fn remove_unbuilt(id: Id) -> Statement {
     Statement::write(REMOVE_UNBUILT, [id.into()])
+}
+
+/// The version that a pointer names, with its artifact of this name.
+pub async fn by_pointer(db: &Db, package: Id, pointer: &str, artifact: &str) -> Result<Option<Version>> {
+    let statement = Statement::read(BY_POINTER, [package.into(), pointer.into(), artifact.into()]);
+    db.read_one(statement).await?.map(|row| version(row.cells())).transpose()
+}
+
+/// A movable name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// The name.
+    pub name: String,
+    /// The reference of the version that it names.
+    pub reference: String,
+    /// When it last moved.
+    pub changed_at: Time,
+}
+
+/// A page of the pointers of a package, by name as the database sorts it, those after `after`, `limit` at most.
+pub async fn pointers(db: &Db, package: Id, after: &str, limit: i64) -> Result<Vec<Pointer>> {
+    let rows = db.read(Statement::read(POINTERS, [package.into(), after.into(), limit.into()])).await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut cells = row.cells();
+            Ok(Pointer { name: cells.text()?, reference: cells.text()?, changed_at: cells.time()? })
+        })
+        .collect()
+}
+
+/// Guard `pointer is unmoved`: it names the version with this reference; empty for no such pointer.
+pub fn points_at(package: Id, pointer: &str, reference: &str) -> Statement {
+    Statement::guard("pointer is unmoved", POINTS_AT, [package.into(), pointer.into(), reference.into()])
 }
 
 /// Points a name at a version.
