@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod git;
+pub mod guard;
 pub mod host;
 pub mod listener;
 pub mod store;

@@ -13,10 +13,11 @@ use larder_sources::{
 use super::{
     GitProgram,
     failure::{Failure, Reason},
-    guard, mirror,
+    mirror,
     process::{Call, Outcome},
     redirect,
 };
+use crate::guard::Guard;
 
 /// A key file older than this belongs to nobody: its process was killed before it could remove it.
 const KEY_FORGOTTEN: Duration = Duration::from_secs(6 * 3_600);
@@ -74,7 +75,7 @@ impl Access {
             )));
         }
         let port = at.port().unwrap_or(if scheme == "https" { 443 } else { 80 });
-        let addresses = guard::addresses(at.host(), port, git.settings.allow_local).await?;
+        let addresses = Guard::new(git.settings.allow_local).addresses(at.host(), port).await?;
         if at.host().parse::<std::net::IpAddr>().is_err() {
             self.config.push(("http.curloptResolve".into(), pinned(at.host(), port, &addresses)));
         }
@@ -89,7 +90,7 @@ impl Access {
 
     async fn over_ssh(&mut self, git: &GitProgram, at: &GitUrl, secret: Option<&GitSecret>) -> Result<()> {
         let port = at.port().unwrap_or(22);
-        let addresses = guard::addresses(at.host(), port, git.settings.allow_local).await?;
+        let addresses = Guard::new(git.settings.allow_local).addresses(at.host(), port).await?;
         let identity = match secret {
             None => "none".into(),
             Some(GitSecret::Ssh { key }) => {

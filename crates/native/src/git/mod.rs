@@ -3,7 +3,7 @@
 //!
 //! How it stays fast: a light copy has no refs and no history. A fetch names commits, not refs, so that the host answers
 //! with their trees and nothing is negotiated; contents come later, by their ids, many in one request. `list` is one
-//! `ls-remote`. How it stays safe: see [`guard`] for addresses; every command runs in a cleared environment, in its own
+//! `ls-remote`. How it stays safe: see [`crate::guard`] for addresses; every command runs in a cleared environment, in its own
 //! process group, under limits of size, memory and time ([`GitLimits`]); secrets are neither in arguments nor in errors.
 
 mod access;
@@ -11,7 +11,6 @@ mod archive;
 mod batch;
 mod failure;
 mod fetch;
-pub mod guard;
 mod list;
 mod mirror;
 mod process;

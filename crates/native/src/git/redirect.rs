@@ -10,8 +10,8 @@ use url::Url;
 use super::{
     GitProgram,
     access::{authorization, belongs},
-    guard,
 };
+use crate::guard::Guard;
 
 /// How many redirects are followed.
 const HOPS: usize = 3;
@@ -53,7 +53,7 @@ async fn location(git: &GitProgram, remote: &Remote, at: &Url) -> Result<Option<
     let strange = || Error::new(Kind::Upstream, format!("{} redirects to a place that is not a URL", remote.url));
     let host = at.host_str().ok_or_else(strange)?.trim_matches(['[', ']']);
     let port = at.port_or_known_default().ok_or_else(strange)?;
-    let addresses = guard::addresses(host, port, git.settings.allow_local).await.map_err(|refused| {
+    let addresses = Guard::new(git.settings.allow_local).addresses(host, port).await.map_err(|refused| {
         Error::new(refused.kind(), format!("{} redirects to {}: {refused}", remote.url, shown(at)))
     })?;
     // Another part of the program may have chosen it already: it is the same one.

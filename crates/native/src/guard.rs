@@ -1,11 +1,14 @@
 //! Which addresses may be reached: only those of the public internet, unless local sources are allowed. It looks at
-//! addresses and looks up names; it opens no connection.
+//! addresses and looks up names; it opens no connection. The one rule for everything that goes to the outside.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
+use async_trait::async_trait;
 use larder_core::{Error, Kind, Result};
 
 /// How long looking up a name may take.
@@ -60,42 +63,76 @@ fn refusal_v6(address: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// The addresses of `host`, all of them checked unless `allow_local`. A host with one refused address is refused,
-/// because nobody can tell which one will be asked.
-pub async fn addresses(host: &str, port: u16, allow_local: bool) -> Result<Vec<SocketAddr>> {
-    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => match tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, port))).await {
-            Ok(Ok(found)) => found.collect(),
-            Ok(Err(error)) => {
-                return Err(Error::new(
-                    Kind::Upstream,
-                    format!("the host {host} is not known: check its name and this machine's DNS"),
-                )
-                .caused_by(error));
-            }
-            Err(_) => {
-                return Err(Error::new(
-                    Kind::Timeout,
-                    format!("looking up the host {host} took more than {} s", LOOKUP.as_secs()),
-                ));
-            }
-        },
-    };
-    if found.is_empty() {
-        return Err(Error::new(Kind::Upstream, format!("the host {host} has no address")));
+/// Turns the name of a host into addresses.
+#[async_trait]
+pub trait Names: Send + Sync {
+    /// The addresses of `host` as they are now.
+    async fn lookup(&self, host: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The names that the machine knows: its DNS and its `hosts` file.
+struct SystemNames;
+
+#[async_trait]
+impl Names for SystemNames {
+    async fn lookup(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
     }
-    if !allow_local {
+}
+
+/// Says which addresses a host has, if they may be reached. Whoever asks connects to exactly what it is told, so that a
+/// name cannot change its meaning after it was checked. Cheap to clone.
+#[derive(Clone)]
+pub struct Guard {
+    names: Arc<dyn Names>,
+    refusal: fn(IpAddr) -> Option<&'static str>,
+}
+
+impl Guard {
+    /// The machine's own names. Only public addresses, unless `allow_local`.
+    pub fn new(allow_local: bool) -> Self {
+        Self::over(Arc::new(SystemNames), if allow_local { |_| None } else { refusal })
+    }
+
+    /// Other names, and another rule: `refusal` says why an address is not to be reached.
+    pub fn over(names: Arc<dyn Names>, refusal: fn(IpAddr) -> Option<&'static str>) -> Self {
+        Self { names, refusal }
+    }
+
+    /// The addresses of `host`, all of them checked. A host with one refused address is refused, because nobody can tell
+    /// which one will be asked.
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+        let found = match host.parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => self.lookup(host).await?,
+        };
+        if found.is_empty() {
+            return Err(Error::new(Kind::Upstream, format!("the host {host} has no address")));
+        }
         for address in &found {
-            if let Some(why) = refusal(address.ip()) {
+            if let Some(why) = (self.refusal)(*address) {
                 return Err(Error::invalid(format!(
-                    "{host} is not reached, because its address {} is {why}: set LARDER_ALLOW_LOCAL_SOURCES=true if sources in your own network are meant",
-                    address.ip()
+                    "{host} is not reached, because its address {address} is {why}: set LARDER_ALLOW_LOCAL_SOURCES=true if sources in your own network are meant"
                 )));
             }
         }
+        Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
-    Ok(found)
+
+    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>> {
+        match tokio::time::timeout(LOOKUP, self.names.lookup(host)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(Error::new(
+                Kind::Upstream,
+                format!("the host {host} is not known: check its name and this machine's DNS"),
+            )
+            .caused_by(error)),
+            Err(_) => Err(Error::new(
+                Kind::Timeout,
+                format!("looking up the host {host} took more than {} s", LOOKUP.as_secs()),
+            )),
+        }
+    }
 }
 
 #[cfg(test)]
