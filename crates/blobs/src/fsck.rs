@@ -2,7 +2,7 @@
 //! each difference comes with what it means and what to do.
 
 use futures_util::TryStreamExt;
-use larder_core::{Digest, Error, Kind, Result, digest::Sha256};
+use larder_core::{Digest, Error, Kind, Result, digest::Hasher};
 use larder_db::blobs::{self, BlobRow, State, Use};
 use serde::Serialize;
 
@@ -178,7 +178,7 @@ impl Run<'_> {
             }
             Err(error) => return Err(error),
         };
-        let (mut hash, mut size) = (Sha256::new(), 0);
+        let (mut hash, mut size) = (Hasher::new(row.digest.algorithm()), 0);
         while let Some(chunk) = object.stream.try_next().await? {
             hash.update(&chunk);
             let before = size >> 23;

@@ -182,11 +182,18 @@ pub(crate) fn is_ours(location: &str) -> bool {
     if let Some(name) = location.strip_prefix("large/") {
         return is_hex(name, 32);
     }
-    let parts = location.strip_prefix("blobs/sha256/").and_then(|rest| rest.split_once('/'));
-    parts.is_some_and(|(folder, name)| {
-        name.starts_with(folder)
-            && is_hex(folder, 2)
-            && name.split_once('-').is_some_and(|(digest, unique)| is_hex(digest, 64) && is_hex(unique, 16))
+    let parts = location.strip_prefix("blobs/").and_then(|rest| rest.split_once('/'));
+    parts.is_some_and(|(algorithm, rest)| {
+        let digits = match algorithm {
+            "sha256" => 64,
+            "sha512" => 128,
+            _ => return false,
+        };
+        rest.split_once('/').is_some_and(|(folder, name)| {
+            name.starts_with(folder)
+                && is_hex(folder, 2)
+                && name.split_once('-').is_some_and(|(digest, unique)| is_hex(digest, digits) && is_hex(unique, 16))
+        })
     })
 }
 

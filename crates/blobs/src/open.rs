@@ -89,7 +89,7 @@ impl Blobs {
         }
         let (bytes, digest) = (bytes.freeze(), row.digest);
         let proof = bytes.clone();
-        if self.inner.host.heavy(async move { Ok(Digest::of(&proof) == digest) }).await? {
+        if self.inner.host.heavy(async move { Ok(Digest::of_as(digest.algorithm(), &proof) == digest) }).await? {
             return Ok(bytes);
         }
         self.mark_missing(&row, "its bytes have another digest").await?;

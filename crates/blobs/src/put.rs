@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::join;
 use larder_core::{
     Digest, Error, Kind, Result,
-    digest::{Sha1, Sha256, hex},
+    digest::{Algorithm, Hasher, Sha1, hex},
 };
 use larder_db::{
     Batch,
@@ -22,11 +22,11 @@ const ATTEMPTS: usize = 5;
 /// What became of bytes that were put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBlob {
-    /// Their SHA-256, which is the blob's name.
+    /// Their digest, which is the blob's name.
     pub digest: Digest,
     /// How many.
     pub size: u64,
-    /// Their SHA-1 in hex, for the protocols that print it.
+    /// Their SHA-1 in hex, for the protocols that print it; empty where nobody asked for it.
     pub sha1: String,
 }
 
@@ -34,19 +34,25 @@ pub struct StoredBlob {
 pub struct Writer {
     blobs: Blobs,
     upload: Box<dyn Upload>,
-    sha256: Sha256,
-    sha1: Sha1,
+    hasher: Hasher,
+    sha1: Option<Sha1>,
     size: u64,
     /// A piece went into the hash but perhaps not into the upload, or the other way round.
     torn: bool,
 }
 
 impl Blobs {
-    /// Begins to put bytes.
+    /// Begins to put bytes that are named by their SHA-256, and of which the SHA-1 is wanted too.
     pub async fn begin(&self) -> Result<Writer> {
+        let writer = self.begin_as(Algorithm::Sha256).await?;
+        Ok(Writer { sha1: Some(Sha1::new()), ..writer })
+    }
+
+    /// Begins to put bytes that are named by their digest of this algorithm; nothing else is computed.
+    pub async fn begin_as(&self, algorithm: Algorithm) -> Result<Writer> {
         let upload = self.inner.store.begin().await?;
-        let (sha256, sha1) = (Sha256::new(), Sha1::new());
-        Ok(Writer { blobs: self.clone(), upload, sha256, sha1, size: 0, torn: false })
+        let hasher = Hasher::new(algorithm);
+        Ok(Writer { blobs: self.clone(), upload, hasher, sha1: None, size: 0, torn: false })
     }
 }
 
@@ -61,8 +67,10 @@ impl Writer {
             self.size += piece.len() as u64;
             // The store takes the piece first, and writes it on another thread while it is hashed on this one.
             let hash = async {
-                self.sha256.update(&piece);
-                self.sha1.update(&piece);
+                self.hasher.update(&piece);
+                if let Some(sha1) = &mut self.sha1 {
+                    sha1.update(&piece);
+                }
             };
             let (written, ()) = join(self.upload.write(piece.clone()), hash).await;
             written?;
@@ -82,13 +90,11 @@ impl Writer {
     }
 
     /// Like [`finish`](Self::finish), but bytes of another digest or size are refused with `Kind::Invalid` and leave nothing.
-    pub async fn finish_expecting(mut self, digest: Option<Digest>, size: Option<u64>) -> Result<StoredBlob> {
+    pub async fn finish_expecting(self, digest: Option<Digest>, size: Option<u64>) -> Result<StoredBlob> {
         self.refuse_torn()?;
-        let stored = StoredBlob {
-            digest: std::mem::take(&mut self.sha256).finish(),
-            size: self.size,
-            sha1: std::mem::take(&mut self.sha1).finish(),
-        };
+        let Self { blobs, upload, hasher, sha1, size: written, .. } = self;
+        let stored =
+            StoredBlob { digest: hasher.finish(), size: written, sha1: sha1.map(Sha1::finish).unwrap_or_default() };
         let complaint = match (digest, size) {
             (_, Some(size)) if size != stored.size => Some(format!("{size} bytes were promised, {} came", stored.size)),
             (Some(digest), _) if digest != stored.digest => {
@@ -97,10 +103,10 @@ impl Writer {
             _ => None,
         };
         if let Some(complaint) = complaint {
-            self.abort().await;
+            upload.abort().await;
             return Err(Error::invalid(format!("{complaint}; nothing was stored, send them again")));
         }
-        self.keep(&stored).await?;
+        blobs.store_as(upload, &stored).await?;
         Ok(stored)
     }
 
@@ -115,34 +121,33 @@ impl Writer {
         }
         Ok(())
     }
+}
 
-    async fn keep(self, stored: &StoredBlob) -> Result<()> {
-        let Self { blobs, upload, .. } = self;
-        if blobs.reuse(&stored.digest).await? {
+impl Blobs {
+    async fn store_as(&self, upload: Box<dyn Upload>, stored: &StoredBlob) -> Result<()> {
+        if self.reuse(&stored.digest).await? {
             upload.abort().await;
             return Ok(());
         }
         // When something fails from here on, the bytes stay without a row: perhaps the row is there, and only the answer
         // was lost. `gc` can tell; this cannot.
-        let location = upload.commit(&blobs.fresh_key(&stored.digest)).await?;
+        let location = upload.commit(&self.fresh_key(&stored.digest)).await?;
         for _ in 0..ATTEMPTS {
-            if blobs.claim(stored, &location).await? {
+            if self.claim(stored, &location).await? {
                 return Ok(());
             }
-            if blobs.reuse(&stored.digest).await? {
-                blobs.discard_unclaimed(&location).await;
+            if self.reuse(&stored.digest).await? {
+                self.discard_unclaimed(&location).await;
                 return Ok(());
             }
         }
         Err(Error::new(Kind::Unavailable, "too many others put the same bytes just now; try again"))
     }
-}
 
-impl Blobs {
     /// A key that was never used: a blob that is collected, and one that is put meanwhile, never share their bytes.
     fn fresh_key(&self, digest: &Digest) -> String {
         let (digits, unique) = (digest.hex(), hex(&self.inner.host.random_bytes::<8>()));
-        format!("blobs/sha256/{}/{digits}-{unique}", &digits[..2])
+        format!("blobs/{}/{}/{digits}-{unique}", digest.algorithm(), &digits[..2])
     }
 
     /// Renews the lease of a blob whose bytes are provably there. `false` if there is no such blob.
