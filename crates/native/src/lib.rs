@@ -2,6 +2,7 @@
 //! touches files, sockets, processes and tasks.
 
 pub mod database;
+pub mod fetch;
 pub mod git;
 pub mod guard;
 pub mod host;
