@@ -254,7 +254,7 @@ impl Inner {
                 let name = PrincipalName::Anonymous;
                 let grants = grants::of(&self.db, &name).await?;
                 Some(Bearer {
-                    principal: Arc::new(Principal { name, token: None, grants }),
+                    principal: Arc::new(Principal { name, token: None, grants, limited: false }),
                     expires_at: None,
                     used_at: AtomicI64::new(i64::MAX),
                 })
@@ -264,6 +264,7 @@ impl Inner {
                     name: PrincipalName::Token(token.name),
                     token: Some(token.id),
                     grants: token.grants,
+                    limited: false,
                 }),
                 expires_at: token.expires_at,
                 used_at: AtomicI64::new(token.used_at.map_or(0, Time::micros)),

@@ -285,7 +285,7 @@ impl Room for ComposerRoom {
 
     /// A client prints `warning` of an error if the content type is exactly `application/json`. It asks for names that are
     /// not here as a matter of course, so that a missing package is no reason to warn.
-    fn face(&self, error: &Error) -> Response {
+    fn face(&self, _: &Request, error: &Error) -> Response {
         let mut body = serde_json::json!({"error": error.message()});
         if !matches!(error.kind(), Kind::NotFound | Kind::Unauthenticated)
             || error.message().contains("composer update")

@@ -181,6 +181,9 @@ pub struct Principal {
     pub token: Option<Id>,
     /// Everything that it may do, sorted, without doubles.
     pub grants: Vec<Grant>,
+    /// Whether something that stands for the token was shown, and lets less be done than the token itself. Whoever asks
+    /// with more may be allowed what this refuses.
+    pub limited: bool,
 }
 
 #[cfg(test)]

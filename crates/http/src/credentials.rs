@@ -21,11 +21,14 @@ impl Scratch {
     }
 }
 
-/// The token that a request shows: `Bearer`, `Basic` with the token as password or as user name, or `PRIVATE-TOKEN`.
+/// The token that a request shows: `Bearer`, `Basic` with the token as password or as user name, or `PRIVATE-TOKEN`. What
+/// stands for a token is shown as `Bearer` alone.
+///
 /// `None` if it shows nothing. Credentials that cannot be read are an empty token, which no principal has.
 pub(crate) fn shown<'a>(headers: &'a HeaderMap, scratch: &'a mut Scratch) -> Option<&'a str> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return headers.get(PRIVATE_TOKEN).map(|value| value.to_str().unwrap_or_default().trim());
+        let value = headers.get(PRIVATE_TOKEN)?.to_str().unwrap_or_default().trim();
+        return Some(if is_token(value) { value } else { "" });
     };
     let text = value.to_str().unwrap_or_default();
     let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -42,8 +45,11 @@ fn basic<'a>(encoded: &str, scratch: &'a mut Scratch) -> Option<&'a str> {
     let engine = base64::engine::general_purpose::STANDARD;
     let length = engine.decode_slice(encoded, &mut scratch.0).ok()?;
     let (user, password) = std::str::from_utf8(&scratch.0[..length]).ok()?.split_once(':')?;
-    let is_token = |text: &str| text.starts_with(TOKEN_START);
-    Some(if is_token(user) && !is_token(password) { user } else { password })
+    [password, user].into_iter().find(|text| is_token(text))
+}
+
+fn is_token(text: &str) -> bool {
+    text.starts_with(TOKEN_START)
 }
 
 #[cfg(test)]
@@ -61,9 +67,9 @@ mod tests {
             (basic("lrd_abc:x-oauth-basic"), "lrd_abc"),
             (basic("lrd_user:lrd_abc"), "lrd_abc"),
             (basic(":lrd_abc"), "lrd_abc"),
-            (basic("me:wrong"), "wrong"),
+            (basic("me:wrong"), ""),
             (basic("no colon"), ""),
-            (basic("a:b:c"), "b:c"),
+            (basic("a:lrd_b:c"), "lrd_b:c"),
             (basic(&format!("a:{}", "x".repeat(2_000))), ""),
             ("Basic".to_owned(), ""),
             ("Basic %%%".to_owned(), ""),

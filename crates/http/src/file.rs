@@ -21,12 +21,15 @@ pub struct File {
     digest: Digest,
     size: u64,
     etag: HeaderValue,
+    /// Of every answer that has bytes or stands for them.
     headers: HeaderMap,
+    /// Of every answer.
+    always: HeaderMap,
 }
 
 impl File {
     /// A file of `size` bytes whose digest is known. Clients may keep it for ever
-    /// (`Cache-Control: private, max-age=31536000, immutable`).
+    /// (`Cache-Control: private, max-age=31536000, immutable`). It is sent as it is, never encoded.
     pub fn new(digest: Digest, size: u64, content_type: &'static str) -> Self {
         let etag = value_of(format!("\"{}\"", digest.hex()));
         let mut headers = HeaderMap::with_capacity(8);
@@ -34,14 +37,28 @@ impl File {
         headers.insert(header::ETAG, etag.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        Self { digest, size, etag, headers }
+        Self { digest, size, etag, headers, always: HeaderMap::new() }
     }
 
-    /// With another header in every answer that has bytes, for example `Content-Disposition`.
+    /// With a content type that is known only now.
+    #[must_use]
+    pub fn with_type(self, content_type: HeaderValue) -> Self {
+        self.with(header::CONTENT_TYPE, content_type)
+    }
+
+    /// With another header in every answer that has bytes or says that the client has them, for example
+    /// `Content-Disposition`, or another value of one, for example of `Cache-Control`.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    /// With another header in every answer, also in one that refuses a range.
+    #[must_use]
+    pub fn with_always(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.always.insert(name.clone(), value.clone());
+        self.with(name, value)
     }
 
     /// The answer to a GET or HEAD. `open` gives the bytes of a range, or all of them for `None`; it is not called when
@@ -88,11 +105,13 @@ impl File {
 
     fn not_satisfiable(&self) -> Response {
         let range = value_of(format!("bytes */{}", self.size));
-        error::plain(
+        let mut response = error::plain(
             StatusCode::RANGE_NOT_SATISFIABLE,
             &format!("the file has {} bytes, and none of the wanted ones is among them", self.size),
         )
-        .with(header::CONTENT_RANGE, range)
+        .with(header::CONTENT_RANGE, range);
+        response.headers.extend(self.always.clone());
+        response
     }
 
     fn content_range(&self, part: &Range<u64>) -> HeaderValue {
@@ -105,8 +124,10 @@ impl File {
         O: Fn(Option<Range<u64>>) -> F + Send + Sync,
         F: Future<Output = Result<Body>> + Send,
     {
-        // No file can hold its own digest on purpose, so this never appears inside one.
-        let boundary = self.digest.hex();
+        // No file can hold its own digest on purpose, so this never appears inside one. A boundary has at most 70
+        // characters (RFC 2046, 5.1.1).
+        let mut boundary = self.digest.hex();
+        boundary.truncate(64);
         let mut pieces = Vec::with_capacity(parts.len() * 2 + 1);
         for part in parts {
             let mut head = format!("\r\n--{boundary}\r\n").into_bytes();

@@ -20,12 +20,21 @@ pub trait Room: Send + Sync {
     /// all rooms wins.
     fn mounts(&self) -> &'static [&'static str];
 
+    /// Whether somebody who shows no credentials may come to this address even where anonymous may do nothing, for
+    /// example because the credentials are in the body. Wrong credentials are refused everywhere, before any room is asked.
+    fn admits(&self, request: &Request) -> bool {
+        let _ = request;
+        false
+    }
+
     /// Answers one request. `asker` has been recognised; what it may see is for the room to decide. What the room
     /// writes into `access` becomes the line of the access log, also when it fails.
     async fn handle(&self, request: &mut Request, asker: &Arc<Principal>, access: &mut AccessNote) -> Result<Response>;
 
-    /// How this protocol says that something went wrong, also for what the site finds wrong under its mounts.
-    fn face(&self, error: &Error) -> Response {
+    /// How this protocol says that something went wrong with `request`, also for what the site finds wrong under its
+    /// mounts. By then the request may have been handled, and its body taken.
+    fn face(&self, request: &Request, error: &Error) -> Response {
+        let _ = request;
         error::face(error)
     }
 }

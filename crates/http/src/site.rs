@@ -104,7 +104,8 @@ impl Site {
     ) -> Self {
         let process = u32::from_be_bytes(host.random_bytes());
         let ready = Ready::new(host.clone(), readiness);
-        let nobody = Arc::new(Principal { name: PrincipalName::Anonymous, token: None, grants: Vec::new() });
+        let nobody =
+            Arc::new(Principal { name: PrincipalName::Anonymous, token: None, grants: Vec::new(), limited: false });
         let requests = AtomicU64::new(0);
         Self { host, authenticator, access_log, ready, rooms: Vec::new(), process, requests, nobody }
     }
@@ -166,19 +167,21 @@ impl Site {
     /// Authenticates, routes, answers, and records the access.
     async fn visit(&self, request: &mut Request) -> Response {
         let room = self.room_at(&request.decoded_path());
-        let face =
-            |error: &Error| room.map_or_else(|| error::face(error), |room| error::dressed(error, room.face(error)));
-        let asker = match self.recognise(request).await {
+        let face = |request: &Request, error: &Error| match room {
+            Some(room) => error::dressed(error, room.face(request, error)),
+            None => error::face(error),
+        };
+        let asker = match self.recognise(request, room).await {
             Ok(asker) => asker,
             Err(error) => {
                 log_failure(request, &error);
-                let response = face(&error);
+                let response = face(request, &error);
                 self.record(request, &self.nobody, AccessNote::default(), &response);
                 return response;
             }
         };
         let Some(room) = room else {
-            return face(&Error::not_found("there is nothing at this address"));
+            return face(request, &Error::not_found("there is nothing at this address"));
         };
         let mut note = AccessNote::default();
         // A room is shared by all requests, so what a panic leaves behind is what any other request may see at any time.
@@ -186,7 +189,7 @@ impl Site {
         let answer = answer.unwrap_or_else(|panic| Err(Error::internal("answering this request", panic_text(&*panic))));
         let response = answer.unwrap_or_else(|error| {
             log_failure(request, &error);
-            face(&error)
+            face(request, &error)
         });
         // Nothing is downloaded with a HEAD, and no room needs to remember that.
         note.download &= request.method != Method::HEAD;
@@ -208,13 +211,14 @@ impl Site {
     }
 
     /// Who is asking. Whoever shows no token on a server where anonymous may do nothing is asked for one before
-    /// anything else is told.
-    async fn recognise(&self, request: &Request) -> Result<Arc<Principal>> {
+    /// anything else is told, unless the room takes credentials of its own at this address.
+    async fn recognise(&self, request: &Request, room: Option<&Arc<dyn Room>>) -> Result<Arc<Principal>> {
         let asker = match self.remembered(&request.headers) {
             Ok(asker) => asker,
             Err(token) => self.authenticator.authenticate(token.as_deref(), request.address).await?,
         };
-        if asker.name == PrincipalName::Anonymous && asker.grants.is_empty() {
+        let is_stranger = asker.name == PrincipalName::Anonymous && asker.grants.is_empty() && !asker.limited;
+        if is_stranger && !room.is_some_and(|room| room.admits(request)) {
             return Err(Error::new(
                 Kind::Unauthenticated,
                 "a token is needed here: give it as the password, with any user name, or as a bearer token",

@@ -157,7 +157,7 @@ impl Authenticator for Around {
             Some("lrd_good") => (PrincipalName::Token("good".to_owned()), vec![Grant::read_everything()]),
             Some(_) => return Err(Error::new(Kind::Unauthenticated, "this token is not known here")),
         };
-        Ok(Arc::new(Principal { name, token: None, grants }))
+        Ok(Arc::new(Principal { name, token: None, grants, limited: false }))
     }
 }
 
