@@ -6,6 +6,7 @@
 pub mod composer;
 pub mod gate;
 pub mod ground;
+pub mod oci;
 pub mod packages;
 pub mod program;
 pub mod server;
