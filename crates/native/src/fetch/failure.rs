@@ -16,7 +16,10 @@ pub(super) fn explain(at: &Url, error: reqwest::Error) -> Error {
     let (kind, what) = if error.is_builder() {
         (Kind::Invalid, format!("{} cannot be asked: it is no address that HTTP knows", shown(at)))
     } else if error.is_connect() && error.is_timeout() {
-        (Kind::Timeout, format!("{host} does not take the connection: it is down, or something between drops it"))
+        (
+            Kind::Timeout,
+            format!("{host} does not take the connection, or does not go on with it: is it up, and is the port right?"),
+        )
     } else if error.is_timeout() {
         (Kind::Timeout, format!("{} is too slow", shown(at)))
     } else if let Some(tls) = cause::<rustls::Error>(&error) {

@@ -8,7 +8,11 @@ mod body;
 mod failure;
 mod gzip;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -102,24 +106,24 @@ fn client(settings: &FetchSettings) -> Result<Client> {
             .pool_idle_timeout(KEPT_FOR)
             .dns_resolver(CheckedNames(settings.guard.clone()))
     };
-    let failed = |error| Error::internal("preparing to ask other hosts", error);
-    let Some(path) = &settings.extra_roots else {
-        return base().build().or_else(|error| {
-            tracing::warn!(%error, "this system has no certificates to trust (package ca-certificates): https hosts will be refused");
-            base().tls_certs_only([]).build().map_err(failed)
-        });
-    };
-    trusting(base(), path)?.build().map_err(failed)
+    if let Some(path) = &settings.extra_roots {
+        return trusting(base(), path);
+    }
+    base().build().or_else(|error| {
+        tracing::warn!(%error, "this system has no certificates to trust (package ca-certificates): https hosts will be refused");
+        base().tls_certs_only([]).build().map_err(|error| Error::internal("preparing to ask other hosts", error))
+    })
 }
 
-fn trusting(builder: ClientBuilder, path: &PathBuf) -> Result<ClientBuilder> {
+fn trusting(builder: ClientBuilder, path: &Path) -> Result<Client> {
     let unusable = |why: &str| Error::invalid(format!("the certificates in {} cannot be used: {why}", path.display()));
     let text = std::fs::read(path).map_err(|error| unusable(&error.to_string()))?;
-    let certificates = Certificate::from_pem_bundle(&text).map_err(|error| unusable("no PEM").caused_by(error))?;
+    let broken = |error| unusable("they are not what is in a PEM file of certificates").caused_by(error);
+    let certificates = Certificate::from_pem_bundle(&text).map_err(broken)?;
     if certificates.is_empty() {
         return Err(unusable("there is none; a PEM certificate begins with -----BEGIN CERTIFICATE-----"));
     }
-    Ok(builder.tls_certs_merge(certificates))
+    builder.tls_certs_merge(certificates).build().map_err(broken)
 }
 
 /// Names as the guard answers them, for the client's connections.
