@@ -125,17 +125,14 @@ impl Blobs {
 
     async fn collect_uploads(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
         let before = self.inner.host.now().minus(ABANDONED);
+        let mut after: Option<String> = None;
         loop {
-            let uploads = self.inner.store.abandoned(before, BATCH as usize).await?;
-            let all = uploads.len() < BATCH as usize;
-            let mut progress = false;
+            let uploads = self.inner.store.abandoned(before, after.as_deref(), BATCH as usize).await?;
+            let Some(last) = uploads.last() else { return Ok(()) };
+            after = Some(last.location.clone());
             for upload in uploads {
                 let reason = format!("an upload that stopped at {} and never ended", upload.modified);
-                progress |= self.discard(Sort::Upload, upload, reason, dry_run, tell).await;
-            }
-            // A batch of which nothing went away would only come again.
-            if all || dry_run || !progress {
-                return Ok(());
+                self.discard(Sort::Upload, upload, reason, dry_run, tell).await;
             }
         }
     }
@@ -165,12 +162,10 @@ impl Blobs {
         Ok(objects)
     }
 
-    async fn discard(&self, sort: Sort, it: Stored, reason: String, dry_run: bool, tell: Report<'_>) -> bool {
+    async fn discard(&self, sort: Sort, it: Stored, reason: String, dry_run: bool, tell: Report<'_>) {
         let deleted = if dry_run { Ok(()) } else { self.inner.store.delete(&it.location).await };
         let problem = deleted.err().map(|error| failure(&it.location, &error));
-        let gone = problem.is_none();
         tell(Garbage { sort, name: it.location, size: it.size, reason, problem });
-        gone
     }
 }
 

@@ -22,7 +22,7 @@ use futures_util::{
 };
 use larder_blobs::{
     ABANDONED, Blobs, Collected, Difference, Finding, Garbage, LEASE, Sort, Step, StoredBlob,
-    store::{Object, Store, Stored, Upload},
+    store::{Checkpoint, Object, Store, Stored, Upload},
 };
 use larder_core::{Digest, Error, Host, Kind, Result, Time};
 use larder_db::{
@@ -588,6 +588,11 @@ impl Store for Unsteady {
         Ok(Box::new(UnsteadyUpload { inner: self.inner.begin().await?, shared: self.shared.clone() }))
     }
 
+    async fn resume(&self, state: &str) -> Result<Box<dyn Upload>> {
+        self.shared.call()?;
+        Ok(Box::new(UnsteadyUpload { inner: self.inner.resume(state).await?, shared: self.shared.clone() }))
+    }
+
     async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
         self.shared.call()?;
         self.inner.get(location, range).await
@@ -608,9 +613,9 @@ impl Store for Unsteady {
         self.inner.list(after, limit).await
     }
 
-    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>> {
+    async fn abandoned(&self, before: Time, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
         self.shared.call()?;
-        self.inner.abandoned(before, limit).await
+        self.inner.abandoned(before, after, limit).await
     }
 
     async fn check(&self) -> Result<()> {
@@ -628,6 +633,15 @@ impl Upload for UnsteadyUpload {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         self.shared.call()?;
         self.inner.write(bytes).await
+    }
+
+    fn unsent(&self) -> u64 {
+        self.inner.unsent()
+    }
+
+    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+        self.shared.call()?;
+        self.inner.checkpoint().await
     }
 
     async fn commit(self: Box<Self>, key: &str) -> Result<String> {

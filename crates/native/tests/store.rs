@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use larder_blobs::store::{Object, Store};
+use larder_blobs::store::{Object, Store, Tail, Upload};
 use larder_core::{Kind, Result, Time};
 use larder_native::store::{Disk, S3Options, open_store};
 
@@ -57,7 +57,10 @@ async fn contract(store: &dyn Store) {
     lists_have_pages(store).await;
     abandoned_uploads_are_found_and_taken_away(store).await;
     impossible_names_are_refused(store).await;
-    assert!(store.abandoned(LATER, 100).await.unwrap().is_empty(), "a story left an upload behind");
+    an_upload_goes_on_wherever_it_stopped(store).await;
+    an_upload_goes_on_from_the_state_that_is_asked_for(store).await;
+    an_upload_that_is_gone_does_not_go_on(store).await;
+    assert!(store.abandoned(LATER, None, 100).await.unwrap().is_empty(), "a story left an upload behind");
 }
 
 async fn what_is_committed_can_be_read_in_parts(store: &dyn Store) {
@@ -95,12 +98,12 @@ async fn nothing_is_visible_before_the_commit(store: &dyn Store) {
     assert!(store.list(None, 10).await.unwrap().is_empty());
     upload.abort().await;
     assert!(store.list(None, 10).await.unwrap().is_empty());
-    assert!(store.abandoned(LATER, 10).await.unwrap().is_empty());
+    assert!(store.abandoned(LATER, None, 10).await.unwrap().is_empty());
 
     let mut upload = store.begin().await.unwrap();
     upload.write(noise(20 << 20)).await.unwrap();
     drop(upload);
-    until("a dropped upload is taken back", async || store.abandoned(LATER, 10).await.unwrap().is_empty()).await;
+    until("a dropped upload is taken back", async || store.abandoned(LATER, None, 10).await.unwrap().is_empty()).await;
     assert!(store.list(None, 10).await.unwrap().is_empty());
 }
 
@@ -129,7 +132,7 @@ async fn large_objects_come_back_whole(store: &dyn Store) {
             listed.iter().map(|object| (&object.location, object.size)).collect::<Vec<_>>(),
             [(&location, size)]
         );
-        assert!(store.abandoned(LATER, 10).await.unwrap().is_empty());
+        assert!(store.abandoned(LATER, None, 10).await.unwrap().is_empty());
         store.delete(&location).await.unwrap();
         assert!(store.list(None, 10).await.unwrap().is_empty());
     }
@@ -163,13 +166,149 @@ async fn abandoned_uploads_are_found_and_taken_away(store: &dyn Store) {
     upload.write(noise(20 << 20)).await.unwrap();
     // As a process leaves it that is killed.
     std::mem::forget(upload);
-    until("it is found", async || store.abandoned(LATER, 10).await.unwrap().len() == 1).await;
-    assert!(store.abandoned(Time::from_seconds(1), 10).await.unwrap().is_empty(), "it is younger than that");
+    until("it is found", async || store.abandoned(LATER, None, 10).await.unwrap().len() == 1).await;
+    assert!(store.abandoned(Time::from_seconds(1), None, 10).await.unwrap().is_empty(), "it is younger than that");
     assert!(store.list(None, 10).await.unwrap().is_empty());
-    let [found] = &store.abandoned(LATER, 10).await.unwrap()[..] else { panic!("one upload") };
+    let [found] = &store.abandoned(LATER, None, 10).await.unwrap()[..] else { panic!("one upload") };
     store.delete(&found.location).await.unwrap();
     store.delete(&found.location).await.unwrap();
-    assert!(store.abandoned(LATER, 10).await.unwrap().is_empty());
+    assert!(store.abandoned(LATER, None, 10).await.unwrap().is_empty());
+}
+
+async fn begun(store: &dyn Store, bytes: &Bytes) -> Box<dyn Upload> {
+    let mut upload = store.begin().await.unwrap();
+    write(upload.as_mut(), bytes).await;
+    upload
+}
+
+async fn write(upload: &mut dyn Upload, bytes: &Bytes) {
+    for chunk in bytes.chunks(3_000_001) {
+        upload.write(bytes.slice_ref(chunk)).await.unwrap();
+    }
+}
+
+/// Commits, and proves that exactly `bytes` are there, and nothing else any more.
+async fn commits(store: &dyn Store, upload: Box<dyn Upload>, bytes: &[u8]) -> String {
+    let location = upload.commit("blobs/t/resumed").await.unwrap();
+    let object = store.get(&location, 0..bytes.len() as u64).await.unwrap();
+    assert_eq!(object.size, bytes.len() as u64);
+    assert!(read(object).await.unwrap() == bytes, "{} bytes", bytes.len());
+    let listed: Vec<String> = store.list(None, 10).await.unwrap().into_iter().map(|one| one.location).collect();
+    assert_eq!(listed, [location.clone()]);
+    until("nothing is left of it", async || store.abandoned(LATER, None, 10).await.unwrap().is_empty()).await;
+    location
+}
+
+async fn forget(store: &dyn Store, tail: Option<Tail>) {
+    if let Some(tail) = tail {
+        store.delete(&tail.location).await.unwrap();
+    }
+}
+
+async fn an_upload_goes_on_wherever_it_stopped(store: &dyn Store) {
+    let bytes = noise(20_000_003);
+    // Around the size of a part, and of two.
+    for cut in [0, 1, 5 << 20, (8 << 20) - 1, 8 << 20, (8 << 20) + 1, 16 << 20, (16 << 20) + 1, bytes.len()] {
+        for end in [cut, cut + 1, bytes.len()] {
+            let end = end.min(bytes.len());
+            let mut upload = begun(store, &bytes.slice(..cut)).await;
+            let checkpoint = upload.checkpoint().await.unwrap();
+            assert_eq!(upload.unsent(), 0);
+            drop(upload);
+            let abandoned = store.abandoned(LATER, None, 10).await.unwrap();
+            assert_eq!(abandoned.first().map(|one| &one.location), checkpoint.staged.as_ref());
+            let mut upload = store.resume(&checkpoint.state).await.unwrap();
+            write(upload.as_mut(), &bytes.slice(cut..end)).await;
+            let location = commits(store, upload, &bytes[..end]).await;
+            store.delete(&location).await.unwrap();
+        }
+    }
+    // In many steps, each in another process, and some of them with several checkpoints.
+    let mut upload = store.begin().await.unwrap();
+    let (mut at, mut tail) = (0, None);
+    for step in [1, 2_000_000, 7_000_000, 0, 5, 8 << 20, 1_000_000] {
+        write(upload.as_mut(), &bytes.slice(at..at + step)).await;
+        at += step;
+        let checkpoint = upload.checkpoint().await.unwrap();
+        assert_eq!(upload.checkpoint().await.unwrap(), checkpoint, "nothing new, nothing to do");
+        if tail != checkpoint.tail {
+            forget(store, tail).await;
+        }
+        tail = checkpoint.tail;
+        if !at.is_multiple_of(2) {
+            drop(upload);
+            upload = store.resume(&checkpoint.state).await.unwrap();
+        }
+    }
+    let location = commits(store, upload, &bytes[..at]).await;
+    store.delete(&location).await.unwrap();
+}
+
+async fn an_upload_goes_on_from_the_state_that_is_asked_for(store: &dyn Store) {
+    let (bytes, other) = (noise(18_000_000), Bytes::from(vec![7; 9_000_000]));
+    for cut in [3_000_000, 9_000_000] {
+        // What came after the older checkpoint is forgotten, whether a later one knew of it or not.
+        let mut upload = begun(store, &bytes.slice(..cut)).await;
+        let old = upload.checkpoint().await.unwrap();
+        write(upload.as_mut(), &other).await;
+        let new = upload.checkpoint().await.unwrap();
+        write(upload.as_mut(), &other).await;
+        drop(upload);
+        // Twice from one state: the first goes on wrongly, and goes away.
+        let mut wrong = store.resume(&old.state).await.unwrap();
+        write(wrong.as_mut(), &other).await;
+        let astray = wrong.checkpoint().await.unwrap();
+        forget(store, astray.tail).await;
+        drop(wrong);
+        let mut upload = store.resume(&old.state).await.unwrap();
+        write(upload.as_mut(), &bytes.slice(cut..)).await;
+        forget(store, new.tail).await;
+        // A multipart upload that the older state did not know of is another one.
+        for staged in
+            [new.staged, astray.staged].into_iter().flatten().filter(|staged| Some(staged) != old.staged.as_ref())
+        {
+            store.delete(&staged).await.unwrap();
+        }
+        let location = commits(store, upload, &bytes).await;
+        store.delete(&location).await.unwrap();
+    }
+    // Somebody still writes to it: what is too small to be shared is not.
+    let mut hangs = begun(store, &bytes.slice(..1000)).await;
+    let checkpoint = hangs.checkpoint().await.unwrap();
+    let mut upload = store.resume(&checkpoint.state).await.unwrap();
+    write(hangs.as_mut(), &other.slice(..500_000)).await;
+    write(upload.as_mut(), &bytes.slice(1000..400_000)).await;
+    drop(hangs);
+    let location = upload.commit("blobs/t/taken-over").await.unwrap();
+    assert!(read(store.get(&location, 0..400_000).await.unwrap()).await.unwrap() == bytes[..400_000]);
+    store.delete(&location).await.unwrap();
+    if let Some(staged) = checkpoint.staged {
+        store.delete(&staged).await.unwrap();
+    }
+    forget(store, checkpoint.tail).await;
+}
+
+async fn an_upload_that_is_gone_does_not_go_on(store: &dyn Store) {
+    let kind = async |state: &str| store.resume(state).await.err().map(|error| error.kind());
+    for size in [1000, 9_000_000] {
+        let mut upload = begun(store, &noise(size)).await;
+        let checkpoint = upload.checkpoint().await.unwrap();
+        write(upload.as_mut(), &noise(10)).await;
+        upload.abort().await;
+        assert_eq!(kind(&checkpoint.state).await, Some(Kind::NotFound));
+        assert!(store.list(None, 10).await.unwrap().is_empty());
+
+        let checkpoint = begun(store, &noise(size)).await.checkpoint().await.unwrap();
+        let mut resumed = store.resume(&checkpoint.state).await.unwrap();
+        write(resumed.as_mut(), &noise(10)).await;
+        resumed.abort().await;
+        assert_eq!(kind(&checkpoint.state).await, Some(Kind::NotFound));
+        assert!(store.list(None, 10).await.unwrap().is_empty());
+        assert!(store.abandoned(LATER, None, 10).await.unwrap().is_empty());
+    }
+    for wrong in ["", "{}{", "{\"staged\":\"../secret\"}"] {
+        assert_eq!(kind(wrong).await, Some(Kind::NotFound), "{wrong}");
+    }
 }
 
 async fn impossible_names_are_refused(store: &dyn Store) {
@@ -301,8 +440,36 @@ async fn a_full_disk_says_so_and_keeps_nothing_half() {
     }
     let listed = store.list(None, 10).await.unwrap();
     assert_eq!(listed.iter().map(|object| object.location.as_str()).collect::<Vec<_>>(), ["blobs/a"]);
-    until("what was half written is gone", async || store.abandoned(LATER, 10).await.unwrap().is_empty()).await;
+    until("what was half written is gone", async || store.abandoned(LATER, None, 10).await.unwrap().is_empty()).await;
     put(&store, "blobs/b", &noise(1 << 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_writer_on_a_disk_never_reaches_what_was_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Disk::open(folder.path()).unwrap();
+    let bytes = noise(5 << 20);
+    let mut hangs = begun(&store, &bytes.slice(..1 << 20)).await;
+    let checkpoint = hangs.checkpoint().await.unwrap();
+    let mut upload = store.resume(&checkpoint.state).await.unwrap();
+    let taken = upload.checkpoint().await.unwrap();
+    assert_ne!(taken.staged, checkpoint.staged, "it is a copy");
+    write(upload.as_mut(), &bytes.slice(1 << 20..)).await;
+    let location = upload.commit("blobs/taken").await.unwrap();
+    write(hangs.as_mut(), &Bytes::from(vec![7; 9 << 20])).await;
+    hangs.checkpoint().await.unwrap();
+    drop(hangs);
+    assert!(read(store.get(&location, 0..9 << 20).await.unwrap()).await.unwrap() == bytes);
+    // It is gone, as after a kill: then nobody has the file, and it needs no copy.
+    let resumed = store.resume(&checkpoint.state).await.unwrap().checkpoint().await.unwrap();
+    assert_eq!((resumed.state, &resumed.staged), (checkpoint.state.clone(), &checkpoint.staged));
+    // Fewer bytes than the state says, or another start of the machine: they are not what they were.
+    let file = folder.path().join(checkpoint.staged.unwrap());
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1000).unwrap();
+    assert_eq!(store.resume(&checkpoint.state).await.err().unwrap().kind(), Kind::NotFound);
+    let mut state: serde_json::Value = serde_json::from_str(&taken.state).unwrap();
+    state["boot"] = "another".into();
+    assert_eq!(store.resume(&state.to_string()).await.err().unwrap().kind(), Kind::NotFound);
 }
 
 /// A file system of 2 MiB, unmounted when dropped.

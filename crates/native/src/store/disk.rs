@@ -4,16 +4,20 @@
 //! folder (and of the parent of each folder made on the way): after it returns, a loss of power loses nothing, and before it,
 //! nobody sees anything.
 //!
+//! An upload that is to go on in another request keeps its file. Whoever writes to a file holds a lock on it; who resumes an
+//! upload that somebody still writes to (a request that hangs) gets a copy, so that no two ever write into one file. Checkpoints
+//! are not synced, since the commit does that: they hold until the machine starts again, and are not believed after.
+//!
 //! Plain `std::fs` on the blocking threads, not `object_store`'s `LocalFileSystem`: that one must know an object's name when
 //! writing begins (ours is the digest, known at the end), stages beside the destination, leaves the modes of files and
 //! folders to the umask, and hops to a blocking thread once more for each. Files here are 0600, folders 0700.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     mem,
     ops::Range,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -22,12 +26,13 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use larder_blobs::store::{ByteStream, Object, Store, Stored, Upload};
-use larder_core::{Error, Kind, Result, Time};
-use tempfile::NamedTempFile;
+use larder_blobs::store::{ByteStream, Checkpoint, Object, Store, Stored, Upload};
+use larder_core::{Error, Kind, Result, Time, digest::hex, host::Random};
+use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::key;
+use crate::host::SystemRandom;
 
 /// How much is read or written in one go.
 const CHUNK: usize = 256 * 1024;
@@ -38,6 +43,8 @@ pub struct Disk {
     root: Arc<Path>,
     /// Held while a folder is looked at or made: whoever finds it there may rely on its being durable.
     folders: Arc<Mutex<()>>,
+    /// Which start of the machine this is.
+    boot: Arc<str>,
 }
 
 impl Disk {
@@ -47,7 +54,7 @@ impl Disk {
         for folder in [root.clone(), root.join("blobs"), root.join("uploads")] {
             make_folder(&folder).map_err(|error| explain(&folder, error))?;
         }
-        Ok(Self { root: root.into(), folders: Arc::default() })
+        Ok(Self { root: root.into(), folders: Arc::default(), boot: boot().into() })
     }
 
     /// The file that a location names.
@@ -66,6 +73,24 @@ impl Disk {
 impl Store for Disk {
     async fn begin(&self) -> Result<Box<dyn Upload>> {
         Ok(Box::new(DiskUpload { disk: self.clone(), buffer: Vec::new(), written: Written::Nothing }))
+    }
+
+    async fn resume(&self, state: &str) -> Result<Box<dyn Upload>> {
+        let gone = || Error::not_found("the upload is not there any more; begin again");
+        let state: State = serde_json::from_str(state).map_err(|error| gone().caused_by(error))?;
+        if state.boot != *self.boot {
+            return Err(gone().caused_by("the machine was started again since, and the bytes were not synced"));
+        }
+        let path = self.file(&state.staged)?;
+        let file = self
+            .with(move |root| {
+                UploadFile::resume(&path, state.length, &root.join("uploads")).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => gone().caused_by(error),
+                    _ => explain(&path, error),
+                })
+            })
+            .await?;
+        Ok(Box::new(DiskUpload { disk: self.clone(), buffer: Vec::new(), written: Written::Settled(file) }))
     }
 
     async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
@@ -113,12 +138,16 @@ impl Store for Disk {
         .await
     }
 
-    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>> {
+    async fn abandoned(&self, before: Time, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let after = after.unwrap_or_default().to_owned();
         self.with(move |root| {
             let mut listed = Vec::new();
             for (name, _) in entries(&root.join("uploads"))? {
                 let location = format!("uploads/{name}");
-                let found = key::is_sound(&location).then(|| describe(root, location)).transpose()?.flatten();
+                let found = (location > after && key::is_sound(&location))
+                    .then(|| describe(root, location))
+                    .transpose()?
+                    .flatten();
                 listed.extend(found.filter(|upload| upload.modified < before));
                 if listed.len() >= limit {
                     break;
@@ -134,12 +163,10 @@ impl Store for Disk {
         self.with(|root| {
             let folder = root.join("uploads");
             let proof = || -> io::Result<bool> {
-                let mut file = new_upload(&folder)?;
-                file.write_all(PROOF)?;
-                file.as_file().sync_data()?;
-                let same = fs::read(file.path())? == PROOF;
-                file.close()?;
-                Ok(same)
+                let mut proof = UploadFile::new(&folder)?;
+                proof.file.write_all(PROOF)?;
+                proof.file.sync_data()?;
+                Ok(fs::read(&proof.path)? == PROOF)
             };
             match proof() {
                 Ok(true) => Ok(()),
@@ -164,15 +191,25 @@ struct DiskUpload {
 /// How far the file is. It belongs to the thread that writes it, so that it cannot be renamed before that is done.
 enum Written {
     Nothing,
-    Writing(JoinHandle<Result<NamedTempFile>>),
+    Settled(UploadFile),
+    Writing(JoinHandle<Result<UploadFile>>),
     Failed,
+}
+
+/// What a checkpoint remembers.
+#[derive(Serialize, Deserialize)]
+struct State {
+    staged: String,
+    length: u64,
+    boot: String,
 }
 
 impl DiskUpload {
     /// Waits for the chunk that is on its way. Whatever stops it midway leaves an upload that cannot be committed.
-    async fn settle(&mut self) -> Result<Option<NamedTempFile>> {
+    async fn settle(&mut self) -> Result<Option<UploadFile>> {
         match mem::replace(&mut self.written, Written::Failed) {
             Written::Nothing => Ok(None),
+            Written::Settled(file) => Ok(Some(file)),
             Written::Writing(task) => finished(task).await.map(Some),
             Written::Failed => Err(Error::new(Kind::Internal, "an upload went on after it had failed")),
         }
@@ -200,6 +237,24 @@ impl Upload for DiskUpload {
         Ok(())
     }
 
+    fn unsent(&self) -> u64 {
+        0
+    }
+
+    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let rest = mem::take(&mut self.buffer);
+        self.flush(rest.into()).await?;
+        let Some(mut file) = self.settle().await? else {
+            return Err(Error::new(Kind::Internal, "a flushed upload has no file"));
+        };
+        file.kept = true;
+        let staged = file.location();
+        let state = State { staged: staged.clone(), length: file.length, boot: self.disk.boot.to_string() };
+        self.written = Written::Settled(file);
+        let state = serde_json::to_string(&state).map_err(|error| Error::internal("writing a checkpoint", error))?;
+        Ok(Checkpoint { state, staged: Some(staged), tail: None })
+    }
+
     async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
         key::check(key, &["blobs/"])?;
         let file = self.settle().await?;
@@ -209,7 +264,7 @@ impl Upload for DiskUpload {
         self.disk
             .with(move |root| {
                 let file = append(file, &root.join("uploads"), &rest)?;
-                publish(file, &path, &folders).map_err(|error| match error.kind() {
+                file.publish(&path, &folders).map_err(|error| match error.kind() {
                     io::ErrorKind::NotFound => Error::new(
                         Kind::Unavailable,
                         "the upload took so long that it was taken away as abandoned; send it again",
@@ -223,35 +278,114 @@ impl Upload for DiskUpload {
 
     async fn abort(mut self: Box<Self>) {
         // The file goes with its handle; only the deletion itself should not hold up a request's thread.
-        if let Ok(Some(file)) = self.settle().await {
+        if let Ok(Some(mut file)) = self.settle().await {
+            file.kept = false;
             drop(spawn_blocking(move || drop(file)).await);
         }
     }
 }
 
-fn append(file: Option<NamedTempFile>, folder: &Path, chunk: &[u8]) -> Result<NamedTempFile> {
+fn append(file: Option<UploadFile>, folder: &Path, chunk: &[u8]) -> Result<UploadFile> {
     let append = || {
-        let mut file = file.map_or_else(|| new_upload(folder), Ok)?;
-        file.write_all(chunk)?;
-        Ok(file)
+        let mut upload = file.map_or_else(|| UploadFile::new(folder), Ok)?;
+        upload.file.write_all(chunk)?;
+        upload.length += chunk.len() as u64;
+        Ok(upload)
     };
     append().map_err(|error| explain(folder, error))
 }
 
-/// A new file of mode 0600, deleted when its handle is dropped.
-fn new_upload(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix("upload-").rand_bytes(16).tempfile_in(folder)
+/// A file below `uploads/`, locked for whoever writes to it, and deleted when dropped unless it is to be kept.
+struct UploadFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    kept: bool,
 }
 
-/// Makes a written file durable under its final name.
-fn publish(file: NamedTempFile, path: &Path, folders: &Mutex<()>) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    file.as_file().sync_data()?;
-    let alone = folders.lock().unwrap_or_else(PoisonError::into_inner);
-    make_folder(folder)?;
-    drop(alone);
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+impl UploadFile {
+    /// An empty one of mode 0600.
+    fn new(folder: &Path) -> io::Result<Self> {
+        let mut random = [0; 16];
+        SystemRandom::default().fill(&mut random);
+        let path = folder.join(format!("upload-{}", hex(&random)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let upload = Self { file, path, length: 0, kept: false };
+        is_ours(&upload.file)?;
+        Ok(upload)
+    }
+
+    /// The first `length` bytes of the file at `path`: in that file, or in a copy while somebody else writes to it.
+    fn resume(path: &Path, length: u64, folder: &Path) -> io::Result<Self> {
+        if !fs::symlink_metadata(path)?.is_file() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if is_ours(&file)? {
+            file.set_len(length)?;
+            file.seek(SeekFrom::Start(length))?;
+            return Ok(Self { file, path: path.to_owned(), length, kept: true });
+        }
+        let mut copy = Self::new(folder)?;
+        copy.length = io::copy(&mut file.take(length), &mut copy.file)?;
+        if copy.length < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(copy)
+    }
+
+    /// Makes it durable under its final name.
+    fn publish(mut self, path: &Path, folders: &Mutex<()>) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        self.file.sync_data()?;
+        let alone = folders.lock().unwrap_or_else(PoisonError::into_inner);
+        make_folder(folder)?;
+        drop(alone);
+        fs::rename(&self.path, path)?;
+        self.kept = true;
+        File::open(folder)?.sync_all()
+    }
+
+    fn location(&self) -> String {
+        format!("uploads/{}", self.path.file_name().unwrap_or_default().to_string_lossy())
+    }
+}
+
+impl Drop for UploadFile {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %self.path.display(), "an upload that was taken back stays for now");
+        }
+    }
+}
+
+/// Locks a file for as long as it is open; `false` if somebody else writes to it. A file system that knows no locks is
+/// on one machine with one server, where the claim on the upload's row is enough.
+fn is_ours(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Another text for each start of the machine; where the kernel does not tell, for each start of this program.
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(
+        |_| {
+            let mut random = [0; 16];
+            SystemRandom::default().fill(&mut random);
+            hex(&random)
+        },
+        |id| id.trim().to_owned(),
+    )
 }
 
 /// Makes a folder and those above it, each one durable. Fine if it is there.

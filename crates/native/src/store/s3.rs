@@ -1,35 +1,28 @@
 //! Bytes in an S3 bucket: AWS, or any server that speaks its protocol.
 //!
-//! S3 cannot rename, and a blob's name is known only after its last byte. So an object up to [`SMALL`] is gathered in memory
+//! S3 cannot rename, and a blob's name is known only after its last byte. So an object up to [`upload::SMALL`] is gathered in memory
 //! and put straight at its key; a larger one goes as a multipart upload to `large/ID`, and the database keeps that location.
 //! A note under `uploads/` says which multipart upload belongs to it until it is complete, so that one whose server died
 //! can be found and aborted; a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`) is a good second net.
+//! How that goes is `upload.rs`; here is all the rest.
 
-use std::{fmt, mem, ops::Range, sync::Arc, time::Duration};
+mod upload;
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use larder_blobs::store::{Object, Store, Stored, Upload};
 use larder_core::{Error, Kind, Result, Time, digest::hex, host::Random};
 use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetRange, MultipartId, ObjectMeta, ObjectStore, ObjectStoreExt,
-    RetryConfig,
+    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
-    multipart::{MultipartStore, PartId},
     path::Path,
 };
-use tokio::task::JoinHandle;
 
+use self::upload::S3Upload;
 use super::key;
 use crate::host::SystemRandom;
-
-/// The largest object that is put in one request, and the size of the first parts of a larger one.
-const SMALL: usize = 8 * 1024 * 1024;
-
-/// Parts double in size every so many parts: S3 allows 10,000, which is then enough for its largest object (5 TiB), while
-/// 100 GB need no part above 64 MiB.
-const PARTS_OF_ONE_SIZE: usize = 1_000;
 
 /// How to reach a bucket.
 #[derive(Clone, Default)]
@@ -150,6 +143,21 @@ impl Shared {
         key::is_sound(&location).then_some(Stored { location, size: meta.size, modified })
     }
 
+    async fn size(&self, path: &Path) -> Result<Option<u64>> {
+        match self.client.head(path).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.explain("looking", error)),
+        }
+    }
+
+    async fn delete(&self, path: &Path) -> Result<()> {
+        match self.client.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.explain("deleting", error)),
+        }
+    }
+
     /// Objects below one folder, in order.
     async fn list(&self, folder: &str, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
         let folder = self.raw(folder);
@@ -188,7 +196,11 @@ impl Shared {
 #[async_trait]
 impl Store for S3 {
     async fn begin(&self) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(S3Upload { shared: self.shared.clone(), buffer: BytesMut::new(), large: None, failed: false }))
+        Ok(Box::new(S3Upload::new(self.shared.clone())))
+    }
+
+    async fn resume(&self, state: &str) -> Result<Box<dyn Upload>> {
+        Ok(Box::new(S3Upload::resume(self.shared.clone(), state).await?))
     }
 
     async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
@@ -217,11 +229,7 @@ impl Store for S3 {
     }
 
     async fn size(&self, location: &str) -> Result<Option<u64>> {
-        match self.shared.client.head(&self.shared.path(location)?).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.shared.explain("looking", error)),
-        }
+        self.shared.size(&self.shared.path(location)?).await
     }
 
     async fn delete(&self, location: &str) -> Result<()> {
@@ -244,8 +252,8 @@ impl Store for S3 {
         Ok(listed)
     }
 
-    async fn abandoned(&self, before: Time, limit: usize) -> Result<Vec<Stored>> {
-        let mut uploads = self.shared.list("uploads", None, usize::MAX).await?;
+    async fn abandoned(&self, before: Time, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let mut uploads = self.shared.list("uploads", after, usize::MAX).await?;
         uploads.retain(|upload| upload.modified < before);
         uploads.truncate(limit);
         Ok(uploads)
@@ -280,201 +288,4 @@ fn fresh_name() -> String {
     let mut random = [0; 16];
     SystemRandom::default().fill(&mut random);
     hex(&random)
-}
-
-/// Bytes on their way into the bucket.
-struct S3Upload {
-    shared: Arc<Shared>,
-    buffer: BytesMut,
-    large: Option<Large>,
-    failed: bool,
-}
-
-/// A multipart upload. One part is on its way while the next is gathered.
-struct Large {
-    location: String,
-    path: Path,
-    /// Says which multipart upload this is, for whoever finds it abandoned.
-    note: Path,
-    id: MultipartId,
-    parts: Vec<PartId>,
-    sending: Option<JoinHandle<object_store::Result<PartId>>>,
-    size: u64,
-}
-
-impl Shared {
-    async fn delete(&self, path: &Path) -> Result<()> {
-        match self.client.delete(path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.explain("deleting", error)),
-        }
-    }
-
-    async fn begin_large(&self) -> Result<Large> {
-        let name = fresh_name();
-        let location = format!("large/{name}");
-        let (path, note) = (self.raw(&location), self.raw(&format!("uploads/{name}")));
-        let explain = |error| self.explain("beginning a large object", error);
-        let id = self.client.create_multipart(&path).await.map_err(explain)?;
-        self.client.put(&note, id.clone().into_bytes().into()).await.map_err(explain)?;
-        Ok(Large { location, path, note, id, parts: Vec::new(), sending: None, size: 0 })
-    }
-
-    /// Takes back a multipart upload that a note tells of, and then the note.
-    async fn abort_noted(&self, note: &Path) -> Result<()> {
-        let explain = |error| self.explain("aborting an upload", error);
-        let id = match self.client.get(note).await {
-            Ok(found) => found.bytes().await.map_err(explain)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(explain(error)),
-        };
-        let name = note.filename().unwrap_or_default();
-        let path = self.raw(&format!("large/{name}"));
-        let id = String::from_utf8_lossy(&id).into_owned();
-        if !name.starts_with("check-") {
-            match self.client.abort_multipart(&path, &id).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(explain(error)),
-            }
-        }
-        self.delete(note).await
-    }
-}
-
-impl Large {
-    /// How large the part that is gathered now will be.
-    fn part_size(&self) -> usize {
-        part_size(self.parts.len() + usize::from(self.sending.is_some()))
-    }
-
-    async fn settle(&mut self, shared: &Shared) -> Result<()> {
-        if let Some(sending) = &mut self.sending {
-            let sent = sending.await;
-            self.sending = None;
-            let part = sent.map_err(|error| Error::internal("sending a part", error))?;
-            self.parts.push(part.map_err(|error| shared.explain("sending a part", error))?);
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, shared: &Arc<Shared>, part: Bytes) -> Result<()> {
-        self.settle(shared).await?;
-        self.size += part.len() as u64;
-        let (shared, path, id, index) = (shared.clone(), self.path.clone(), self.id.clone(), self.parts.len());
-        self.sending = Some(tokio::spawn(async move { shared.client.put_part(&path, &id, index, part.into()).await }));
-        Ok(())
-    }
-
-    async fn complete(mut self, shared: &Arc<Shared>, rest: Bytes) -> Result<String> {
-        if !rest.is_empty() {
-            self.send(shared, rest).await?;
-        }
-        self.settle(shared).await?;
-        let explain = |error| shared.explain("completing a large object", error);
-        let parts = mem::take(&mut self.parts);
-        shared.client.complete_multipart(&self.path, &self.id, parts).await.map_err(explain)?;
-        // Servers have been seen to say yes and keep less.
-        let kept = shared.client.head(&self.path).await.map_err(explain)?.size;
-        if kept != self.size {
-            return Err(Error::new(
-                Kind::Upstream,
-                format!("{} kept {kept} of {} bytes of a large object", shared.place, self.size),
-            ));
-        }
-        // A note that stays names an upload that is complete: aborting it later changes nothing.
-        if let Err(error) = shared.delete(&self.note).await {
-            tracing::warn!(error = error.chain(), "the note of a completed upload stays for now");
-        }
-        Ok(self.location)
-    }
-}
-
-fn part_size(index: usize) -> usize {
-    SMALL << (index / PARTS_OF_ONE_SIZE)
-}
-
-impl S3Upload {
-    async fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
-        self.buffer.extend_from_slice(bytes);
-        loop {
-            let size = self.large.as_ref().map_or(SMALL, Large::part_size);
-            // Exactly `SMALL` bytes may be all there is.
-            if self.buffer.len() <= size {
-                return Ok(());
-            }
-            if self.large.is_none() {
-                self.large = Some(self.shared.begin_large().await?);
-            }
-            let part = self.buffer.split_to(size).freeze();
-            if let Some(large) = &mut self.large {
-                large.send(&self.shared, part).await?;
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Upload for S3Upload {
-    async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        if mem::replace(&mut self.failed, true) {
-            return Err(Error::new(Kind::Internal, "an upload went on after it had failed"));
-        }
-        self.take_in(&bytes).await?;
-        self.failed = false;
-        Ok(())
-    }
-
-    async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
-        key::check(key, &["blobs/"])?;
-        if self.failed {
-            return Err(Error::new(Kind::Internal, "an upload was committed after it had failed"));
-        }
-        let rest = mem::take(&mut self.buffer).freeze();
-        match self.large.take() {
-            Some(large) => large.complete(&self.shared, rest).await,
-            None => match self.shared.client.put(&self.shared.path(key)?, rest.into()).await {
-                Ok(_) => Ok(key.to_owned()),
-                Err(error) => Err(self.shared.explain("putting", error)),
-            },
-        }
-    }
-
-    async fn abort(mut self: Box<Self>) {
-        if let Some(large) = self.large.take() {
-            large.abort(&self.shared).await;
-        }
-    }
-}
-
-impl Large {
-    async fn abort(mut self, shared: &Arc<Shared>) {
-        // A part that is still on its way would be kept, and paid for.
-        drop(self.settle(shared).await);
-        if let Err(error) = shared.abort_noted(&self.note).await {
-            tracing::warn!(error = error.chain(), "an upload could not be taken back; gc will try again");
-        }
-    }
-}
-
-impl Drop for S3Upload {
-    fn drop(&mut self) {
-        if let (Some(large), Ok(runtime)) = (self.large.take(), tokio::runtime::Handle::try_current()) {
-            let shared = self.shared.clone();
-            runtime.spawn(async move { large.abort(&shared).await });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ten_thousand_parts_are_enough() {
-        let sum = |parts: usize| (0..parts).map(|index| part_size(index) as u64).sum::<u64>();
-        assert!(sum(10_000) > 5 << 40, "the largest object that S3 takes");
-        assert!(part_size(9_999) < 5 << 30, "the largest part that S3 takes");
-        let parts = (1..10_000).find(|parts| sum(*parts) >= 100_000_000_000).unwrap();
-        assert_eq!(part_size(parts - 1), 64 << 20, "what a push of 100 GB holds in memory, twice");
-    }
 }
