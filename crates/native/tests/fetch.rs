@@ -23,7 +23,7 @@ use larder_native::{
     fetch::{FetchSettings, HttpFetch},
     guard::{self, Guard, Names},
 };
-use larder_sources::fetch::{Authorization, Fetch as _, FetchRequest, Secret, address, origin};
+use larder_sources::fetch::{Authorization, Fetch as _, FetchRequest, FetchResponse, Secret, address, origin};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
@@ -206,6 +206,22 @@ async fn whole(fetch: &HttpFetch, request: FetchRequest) -> Result<(u16, Bytes)>
 
 async fn failure(fetch: &HttpFetch, request: FetchRequest) -> Error {
     whole(fetch, request).await.unwrap_err()
+}
+
+/// How a body fails, how many bytes it gave before, and how many of them at once.
+async fn until_it_fails(mut answer: FetchResponse) -> (Error, usize, usize) {
+    let (mut given, mut largest) = (0, 0);
+    let reading = async {
+        loop {
+            match answer.body.next().await.unwrap() {
+                Ok(piece) => (given, largest) = (given + piece.len(), largest.max(piece.len())),
+                Err(error) => break error,
+            }
+        }
+    };
+    let error = timeout(AT_MOST, reading).await.unwrap();
+    assert!(answer.body.next().await.is_none(), "nothing follows a failure");
+    (error, given, largest)
 }
 
 fn expect(error: &Error, kind: Kind, words: &str) {
@@ -604,16 +620,9 @@ async fn no_body_is_larger_than_allowed() {
     expect(&announced.unwrap_err(), Kind::TooLarge, "1000000");
     assert_eq!(whole(&fetch, small("/exact")).await.unwrap().1.len(), 1_000_000);
     for path in ["/error", "/until-the-end", "/chunks"] {
-        let mut answer = fetch.fetch(small(path)).await.unwrap();
-        let mut given = 0;
-        let error = loop {
-            match answer.body.next().await.unwrap() {
-                Ok(piece) => given += piece.len(),
-                Err(error) => break error,
-            }
-        };
+        let (error, given, _) = until_it_fails(fetch.fetch(small(path)).await.unwrap()).await;
         expect(&error, Kind::TooLarge, &host.url(path));
-        assert!(given <= 1_000_000 && answer.body.next().await.is_none());
+        assert!(given <= 1_000_000, "{given}");
     }
 
     // The reader's own limit.
@@ -666,14 +675,7 @@ async fn gzip_is_taken_off_when_asked_and_never_else() {
         expect(&failure(&fetch, decoded(path)).await, Kind::Upstream, "encoding that was not asked for");
     }
     for path in ["/bomb", "/members"] {
-        let mut answer = fetch.fetch(decoded(path)).await.unwrap();
-        let (mut given, mut largest) = (0, 0);
-        let error = loop {
-            match answer.body.next().await.unwrap() {
-                Ok(piece) => (given, largest) = (given + piece.len(), largest.max(piece.len())),
-                Err(error) => break error,
-            }
-        };
+        let (error, given, largest) = until_it_fails(fetch.fetch(decoded(path)).await.unwrap()).await;
         expect(&error, Kind::TooLarge, "1000000");
         assert!(given <= 1_000_000 && largest < 1_200_000, "{given} {largest}");
     }

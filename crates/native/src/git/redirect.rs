@@ -4,14 +4,18 @@
 use std::sync::PoisonError;
 
 use larder_core::{Error, Kind, Result};
-use larder_sources::{git::Remote, url::GitUrl};
+use larder_sources::{
+    fetch::{Authorization, Fetch as _, FetchRequest, Secret, origin, shown},
+    git::Remote,
+    url::GitUrl,
+};
 use url::Url;
 
 use super::{
     GitProgram,
     access::{authorization, belongs},
 };
-use crate::guard::Guard;
+use crate::fetch::{FetchSettings, HttpFetch};
 
 /// How many redirects are followed.
 const HOPS: usize = 3;
@@ -51,33 +55,27 @@ pub(super) async fn target(git: &GitProgram, remote: &Remote) -> Result<GitUrl> 
 /// Where the answer to `at` redirects to; `None` if it does not.
 async fn location(git: &GitProgram, remote: &Remote, at: &Url) -> Result<Option<Url>> {
     let strange = || Error::new(Kind::Upstream, format!("{} redirects to a place that is not a URL", remote.url));
-    let host = at.host_str().ok_or_else(strange)?.trim_matches(['[', ']']);
-    let port = at.port_or_known_default().ok_or_else(strange)?;
-    let addresses = Guard::new(git.settings.allow_local).addresses(host, port).await.map_err(|refused| {
-        Error::new(refused.kind(), format!("{} redirects to {}: {refused}", remote.url, shown(at)))
-    })?;
-    // Another part of the program may have chosen it already: it is the same one.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .resolve_to_addrs(host, &addresses)
-        .timeout(git.settings.limits.list)
-        .build()
-        .map_err(|error| Error::internal("asking where a Git host redirects to", error))?;
-    let mut request = client.get(at.clone());
     let place = repository(&remote.url, at)?;
-    if let Some(secret) = remote.secret.as_ref().filter(|_| belongs(remote, &place)) {
-        request = request.header(http::header::AUTHORIZATION, authorization(&place, secret)?);
-    }
-    let answer = request.send().await.map_err(|error| {
-        Error::new(Kind::Upstream, format!("{} redirects to {}, which does not answer", remote.url, shown(at)))
-            .caused_by(error.without_url())
+    let secret = match remote.secret.as_ref().filter(|_| belongs(remote, &place)) {
+        Some(secret) => Some(Secret {
+            origin: origin(at),
+            authorization: Authorization::Header {
+                name: http::header::AUTHORIZATION.to_string(),
+                value: authorization(&place, secret)?,
+            },
+        }),
+        None => None,
+    };
+    let request =
+        FetchRequest { secret, redirects: 0, head: git.settings.limits.list, ..FetchRequest::get(at.clone()) };
+    let fetch = HttpFetch::new(FetchSettings::new(git.settings.allow_local))?;
+    let answer = fetch.fetch(request).await.map_err(|error| {
+        Error::new(error.kind(), format!("{} redirects to {}: {error}", remote.url, shown(at))).caused_by(error)
     })?;
-    if !answer.status().is_redirection() {
+    if !answer.status.is_redirection() {
         return Ok(None);
     }
-    let location = answer.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = answer.headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok());
     location.and_then(|location| at.join(location).ok()).map(Some).ok_or_else(strange)
 }
 
@@ -97,16 +95,6 @@ fn repository(from: &GitUrl, at: &Url) -> Result<GitUrl> {
     };
     base.set_path(&path);
     GitUrl::parse(base.as_str())
-}
-
-/// A URL as it may be shown.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    // Fails only for URLs that cannot have either.
-    let _ = (url.set_username(""), url.set_password(None));
-    url.to_string()
 }
 
 impl GitProgram {
