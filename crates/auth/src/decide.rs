@@ -67,7 +67,7 @@ mod tests {
 
     fn principal(name: &str, grants: &[&str]) -> Principal {
         let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
-        Principal { name: name.parse().unwrap(), token: None, grants, limited: false }
+        Principal { name: name.parse().unwrap(), grants, ..Principal::default() }
     }
 
     #[test]

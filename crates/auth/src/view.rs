@@ -269,7 +269,7 @@ mod tests {
             grants in prop::collection::vec(any_grant(), 0..6),
             names in prop::collection::vec("[ab/]{0,8}", 1..20),
         ) {
-            let principal = Principal { name: PrincipalName::Token("t".into()), token: None, grants, limited: false };
+            let principal = Principal { name: PrincipalName::Token("t".into()), grants, ..Principal::default() };
             let view = view(&principal, "x");
             for name in names {
                 let allowed = decide(&principal, Action::Read, "x", &name) == Decision::Allow;
@@ -297,12 +297,7 @@ mod tests {
     #[test]
     fn remembered_views_are_the_same() {
         let views = Views::new(10);
-        let mut principal = Principal {
-            name: PrincipalName::Anonymous,
-            token: None,
-            grants: vec!["read:*:acme/*".parse().unwrap()],
-            limited: false,
-        };
+        let mut principal = Principal { grants: vec!["read:*:acme/*".parse().unwrap()], ..Principal::default() };
         assert_eq!(*views.of(&principal, "x"), view(&principal, "x"));
         assert!(Arc::ptr_eq(&views.of(&principal, "x"), &views.of(&principal, "x")));
         principal.grants.clear();

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{error::Error, id::Id, pattern::Pattern};
+use crate::{error::Error, id::Id, pattern::Pattern, time::Time};
 
 /// What can be done to a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +37,12 @@ impl Actions {
     /// Whether `action` is in the set.
     pub fn contain(self, action: Action) -> bool {
         self.0 & (1 << action as u8) != 0
+    }
+
+    /// The actions that are in both; `None` if none is.
+    #[must_use]
+    pub fn and(self, other: Self) -> Option<Self> {
+        Some(Self(self.0 & other.0)).filter(|both| both.0 != 0)
     }
 }
 
@@ -96,6 +102,16 @@ impl Grant {
     pub fn covers(&self, action: Action, format: &str) -> bool {
         self.actions.contain(action) && self.format.as_deref().is_none_or(|own| own == format)
     }
+
+    /// What both allow, as far as one grant can say it ([`Pattern::and`]); never more.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Option<Self> {
+        let format = match (&self.format, &other.format) {
+            (Some(own), Some(other)) if own != other => return None,
+            (own, other) => own.as_ref().or(other.as_ref()).cloned(),
+        };
+        Some(Self { actions: self.actions.and(other.actions)?, format, pattern: self.pattern.and(&other.pattern)? })
+    }
 }
 
 impl FromStr for Grant {
@@ -131,9 +147,10 @@ impl fmt::Display for Grant {
 }
 
 /// Who can be given grants, as people write it: `anonymous`, `token:NAME`. Later `user:`, `team:`, `customer:`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PrincipalName {
     /// Whoever shows no token.
+    #[default]
     Anonymous,
     /// The bearer of the token with this name.
     Token(String),
@@ -172,13 +189,15 @@ pub fn check_name(name: &str) -> Result<&str, Error> {
     )))
 }
 
-/// Who is asking, once recognised, with everything needed to decide.
-#[derive(Clone, Debug)]
+/// Who is asking, once recognised, with everything needed to decide. The default is anonymous, who may do nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Principal {
     /// Its name, as it stands in the audit log.
     pub name: PrincipalName,
     /// The token that was shown, if one was.
     pub token: Option<Id>,
+    /// When the secret of that token was made. What stands for the token dies with its secret.
+    pub token_made_at: Option<Time>,
     /// Everything that it may do, sorted, without doubles.
     pub grants: Vec<Grant>,
     /// Whether something that stands for the token was shown, and lets less be done than the token itself. Whoever asks
@@ -188,6 +207,8 @@ pub struct Principal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -197,6 +218,32 @@ mod tests {
         }
         for wrong in ["", "read", "read:*", "write:*:*", "read:*:", "read:a b:*", "read,:*:*", ":*:*"] {
             assert!(wrong.parse::<Grant>().is_err(), "{wrong}");
+        }
+    }
+
+    fn any_grant() -> impl Strategy<Value = Grant> {
+        let actions = prop_oneof![Just("read"), Just("publish"), Just("read,delete"), Just("*")];
+        let format = prop_oneof![Just("*"), Just("x"), Just("y")];
+        let pattern = prop_oneof!["[ab*/]{1,4}", "[ab/]{1,4}", Just("*".to_owned())];
+        (actions, format, pattern).prop_map(|(a, f, p)| format!("{a}:{f}:{p}").parse().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn two_grants_together_allow_what_both_do(one in any_grant(), other in any_grant(), name in "[ab/]{0,4}") {
+            let both = one.and(&other);
+            for (action, _) in Action::ALL {
+                for format in ["x", "y", "z"] {
+                    let allows = |both: &Option<Grant>| both.as_ref().is_some_and(|both| both.allows(action, format, &name));
+                    let allowed = allows(&both);
+                    prop_assert_eq!(allowed, allows(&other.and(&one)));
+                    let expected = one.allows(action, format, &name) && other.allows(action, format, &name);
+                    if one.pattern.is_name() || one.pattern.is_everything() {
+                        prop_assert_eq!(allowed, expected);
+                    }
+                    prop_assert!(expected || !allowed);
+                }
+            }
         }
     }
 

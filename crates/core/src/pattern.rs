@@ -24,6 +24,21 @@ impl Pattern {
         self.0 == "*" || self.0 == "**"
     }
 
+    /// Whether it is a name: without stars, it matches nothing but itself.
+    pub fn is_name(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    /// The pattern of the names that match both. `None` if there are none, and also if both have stars and neither is
+    /// everything: what they share may then be no pattern.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Option<Self> {
+        if self == other || other.is_everything() || self.is_name() && other.matches(&self.0) {
+            return Some(self.clone());
+        }
+        (self.is_everything() || other.is_name() && self.matches(&other.0)).then(|| other.clone())
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,9 +8,12 @@ use larder_core::{Id, Result, Time, grant::Grant};
 use crate::{Cells, Db, Row, Statement, grants};
 
 statements! {
-    RECOGNISE = "select t.id, t.name, t.expires_at, t.used_at, g.actions, g.format, g.pattern
+    RECOGNISE = "select t.id, t.name, t.created_at, t.expires_at, t.used_at, g.actions, g.format, g.pattern
         from tokens t left join grants g on g.principal = 'token:' || t.name
         where t.hash = $1 and t.revoked_at is null";
+    RECOGNISE_ID = "select t.id, t.name, t.created_at, t.expires_at, t.used_at, g.actions, g.format, g.pattern
+        from tokens t left join grants g on g.principal = 'token:' || t.name
+        where t.id = $1 and t.revoked_at is null";
     FIND = "select id, name, created_at, expires_at, revoked_at, used_at from tokens
         where id = $1 or (name = $1 and revoked_at is null)
         order by case when id = $1 then 1 else 0 end limit 1";
@@ -52,6 +55,8 @@ pub struct Recognised {
     pub id: Id,
     /// The token's name.
     pub name: String,
+    /// When its secret was made.
+    pub created_at: Time,
     /// From when on it is refused.
     pub expires_at: Option<Time>,
     /// When it was last used.
@@ -62,12 +67,22 @@ pub struct Recognised {
 
 /// The token with this hash, unless it is revoked. It may be expired: that is for the clock to say, at every use.
 pub async fn recognise(db: &Db, hash: &[u8; 32]) -> Result<Option<Recognised>> {
+    recognised(db.read(Statement::read(RECOGNISE, [hash.to_vec().into()])).await?)
+}
+
+/// The token with this id, for whoever proved otherwise that it stands behind him, unless it is revoked.
+pub async fn recognise_id(db: &Db, id: Id) -> Result<Option<Recognised>> {
+    recognised(db.read(Statement::read(RECOGNISE_ID, [id.into()])).await?)
+}
+
+fn recognised(rows: Vec<Row>) -> Result<Option<Recognised>> {
     let mut found: Option<Recognised> = None;
-    for row in db.read(Statement::read(RECOGNISE, [hash.to_vec().into()])).await? {
+    for row in rows {
         let mut cells = row.cells();
-        let (id, name) = (cells.id()?, cells.text()?);
+        let (id, name, created_at) = (cells.id()?, cells.text()?, cells.time()?);
         let (expires_at, used_at) = (cells.optional_time()?, cells.optional_time()?);
-        let token = found.get_or_insert_with(|| Recognised { id, name, expires_at, used_at, grants: Vec::new() });
+        let token =
+            found.get_or_insert_with(|| Recognised { id, name, created_at, expires_at, used_at, grants: Vec::new() });
         token.grants.extend(grants::optional_grant(&mut cells)?);
     }
     if let Some(token) = &mut found {

@@ -104,8 +104,7 @@ impl Site {
     ) -> Self {
         let process = u32::from_be_bytes(host.random_bytes());
         let ready = Ready::new(host.clone(), readiness);
-        let nobody =
-            Arc::new(Principal { name: PrincipalName::Anonymous, token: None, grants: Vec::new(), limited: false });
+        let nobody = Arc::default();
         let requests = AtomicU64::new(0);
         Self { host, authenticator, access_log, ready, rooms: Vec::new(), process, requests, nobody }
     }

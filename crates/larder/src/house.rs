@@ -5,6 +5,7 @@ use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, syn
 
 use anyhow::{Context as _, Result, anyhow};
 use larder_audit::Recorder;
+use larder_auth::{Authenticator, Passes};
 use larder_blobs::{Blobs, store::Store};
 use larder_core::Host;
 use larder_db::Db;
@@ -36,6 +37,8 @@ pub struct House {
     pub sources: Sources,
     /// Seals and opens secrets.
     pub vault: Vault,
+    /// Recognises whoever comes in, once it hears of changes.
+    pub authenticator: Authenticator,
     /// Records accesses.
     pub recorder: Recorder,
     /// Does jobs, once somebody runs it.
@@ -54,6 +57,8 @@ impl House {
         let store = larder_native::store::open_store(&config.storage_url, config.s3.clone())?;
         let blobs = Blobs::new(db.clone(), Arc::clone(&store), host.clone());
         let vault = vault(&config, &host)?;
+        let (first, older) = vault.derive("passes");
+        let authenticator = Authenticator::new(db.clone(), Passes::new(first, older));
         let git = Arc::new(GitProgram::new(GitSettings {
             allow_local: config.allow_local_sources,
             limits: config.git_limits.clone(),
@@ -75,7 +80,7 @@ impl House {
             Arc::new(Housekeeping::new(db.clone(), blobs.clone(), config.access_retention)),
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);
-        Ok(Self { config, host, db, store, blobs, git, sources, vault, recorder, runner })
+        Ok(Self { config, host, db, store, blobs, git, sources, vault, authenticator, recorder, runner })
     }
 }
 

@@ -39,7 +39,7 @@ pub async fn run(config: Config) -> Result<()> {
     .await?;
     let address = listener.address()?;
     let public_url = house.config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
-    let authenticator = Authenticator::new(house.db.clone());
+    let authenticator = house.authenticator.clone();
     let rooms = formats::rooms(&house, &public_url);
     let mut site = Site::new(
         house.host.clone(),

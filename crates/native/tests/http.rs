@@ -15,8 +15,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http::{HeaderName, HeaderValue};
 use larder_core::{
     Digest, Error, Kind, Result, Time,
+    digest::Algorithm,
     grant::{Action, Grant, Principal, PrincipalName},
 };
 use larder_http::{
@@ -41,6 +43,8 @@ struct TestRoom {
     document: Document,
     small: Document,
     file: File,
+    /// The same bytes, whose digest is longer and whose type is known late.
+    long: File,
     bytes: Bytes,
     /// Told when a hanging request begins, and when what it holds is dropped.
     begun: Notify,
@@ -63,7 +67,10 @@ impl TestRoom {
         Self {
             document: Document::new("application/json", text, Some(Time::from_seconds(1_790_000_000))),
             small: Document::new("application/json", "{}", None),
-            file: File::new(Digest::of(&bytes), bytes.len() as u64, "application/zip"),
+            file: File::new(Digest::of(&bytes), bytes.len() as u64, "application/zip")
+                .with_always(HeaderName::from_static("x-digest"), HeaderValue::from_static("always")),
+            long: File::new(Digest::of_as(Algorithm::Sha512, &bytes), bytes.len() as u64, "text/plain")
+                .with_type(HeaderValue::try_from(String::from("application/x.known-late")).unwrap()),
             bytes,
             begun: Notify::new(),
             ended: Arc::new(Notify::new()),
@@ -93,7 +100,21 @@ impl Room for TestRoom {
         &["/room/", "/exact.json"]
     }
 
-    async fn handle(&self, request: &mut Request, _: &Arc<Principal>, access: &mut AccessNote) -> Result<Response> {
+    fn admits(&self, request: &Request) -> bool {
+        request.path() == "/room/open"
+    }
+
+    fn face(&self, request: &Request, error: &Error) -> Response {
+        let face = larder_http::error::face(error);
+        if request.path() != "/room/challenge" || error.kind() != Kind::Unauthenticated {
+            return face;
+        }
+        let scope =
+            request.query().ok().and_then(|query| query.get("scope").map(|scope| format!(r#"Bearer scope="{scope}""#)));
+        face.with(http::header::WWW_AUTHENTICATE, HeaderValue::try_from(scope.unwrap()).unwrap())
+    }
+
+    async fn handle(&self, request: &mut Request, asker: &Arc<Principal>, access: &mut AccessNote) -> Result<Response> {
         let path = request.decoded_path().into_owned();
         match (path.as_str(), request.reads()) {
             ("/room/document" | "/exact.json", true) => {
@@ -106,13 +127,29 @@ impl Room for TestRoom {
                 Ok(self.document.respond(request))
             }
             ("/room/small", true) => Ok(self.small.respond(request)),
-            ("/room/file", true) => {
+            ("/room/file" | "/room/long", true) => {
                 let bytes = &self.bytes;
                 let open = |range: Option<std::ops::Range<u64>>| async move {
                     let at = |position| usize::try_from(position).unwrap();
                     Ok(Body::from(range.map_or(bytes.clone(), |range| bytes.slice(at(range.start)..at(range.end)))))
                 };
-                self.file.respond(request, open).await
+                let file = if path == "/room/long" { &self.long } else { &self.file };
+                file.respond(request, open).await
+            }
+            ("/room/count", false) => {
+                let mut length = 0;
+                while let Some(chunk) = request.body.chunk().await? {
+                    length += chunk.len();
+                }
+                Ok(Response::bytes(http::StatusCode::OK, "text/plain", length.to_string()))
+            }
+            ("/room/open", false) => {
+                let body = request.body.read_all(1_000).await?;
+                Ok(Response::bytes(
+                    http::StatusCode::OK,
+                    "text/plain",
+                    [asker.name.to_string().as_bytes(), b" ", &body].concat(),
+                ))
             }
             ("/room/echo", false) => {
                 let body = request.body.read_all(1_000).await?;
@@ -157,7 +194,7 @@ impl Authenticator for Around {
             Some("lrd_good") => (PrincipalName::Token("good".to_owned()), vec![Grant::read_everything()]),
             Some(_) => return Err(Error::new(Kind::Unauthenticated, "this token is not known here")),
         };
-        Ok(Arc::new(Principal { name, token: None, grants, limited: false }))
+        Ok(Arc::new(Principal { name, grants, ..Principal::default() }))
     }
 }
 
@@ -415,10 +452,31 @@ async fn head_is_get_without_the_body() {
     }
 }
 
+#[tokio::test]
+async fn a_room_may_admit_strangers_and_challenge_by_address() {
+    let server = Server::start().await;
+    let post = |path: &str, headers: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: 2\r\n\r\nin")
+    };
+    let answer = server.talk(post("/room/open", "")).await;
+    assert_eq!((status(&answer), body(&answer)), (200, "anonymous in"));
+    let answer = server.talk(post("/room/open", AUTH)).await;
+    assert_eq!((status(&answer), body(&answer)), (200, "token:good in"));
+    // Wrong credentials are wrong everywhere, and nobody is admitted next to it.
+    assert_eq!(status(&server.talk(post("/room/open", "Authorization: Bearer lrd_bad\r\n")).await), 401);
+    assert_eq!(status(&server.talk(post("/room/echo", "")).await), 401);
+    let answer = server.talk("GET /room/challenge?scope=a%3Ab HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((status(&answer), header(&answer, "www-authenticate")), (401, Some(r#"Bearer scope="a:b""#)));
+}
+
 /// Like [`Server::ask`] for the file, with its body as bytes.
 async fn file(server: &Server, headers: &str) -> (String, Vec<u8>) {
+    file_at(server, "/room/file", headers).await
+}
+
+async fn file_at(server: &Server, path: &str, headers: &str) -> (String, Vec<u8>) {
     let mut stream = server.connect().await;
-    let request = format!("GET /room/file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{AUTH}{headers}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{AUTH}{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     timeout(AT_MOST, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -448,6 +506,17 @@ async fn files_come_whole_and_in_ranges() {
     assert_eq!((status(&head), header(&head, "content-range")), (416, Some("bytes */10000")));
     let (head, bytes) = file(&server, &format!("If-None-Match: {tag}\r\n")).await;
     assert_eq!((status(&head), bytes.len(), header(&head, "content-length")), (304, 0, None));
+    for (headers, expected) in [
+        ("Accept-Encoding: gzip, zstd\r\n".to_owned(), 200),
+        ("Range: bytes=1-2\r\n".to_owned(), 206),
+        ("Range: bytes=10000-\r\n".to_owned(), 416),
+        (format!("If-None-Match: {tag}\r\n"), 304),
+    ] {
+        let (head, _) = file(&server, &headers).await;
+        assert_eq!((status(&head), header(&head, "x-digest")), (expected, Some("always")), "{headers}");
+        assert_eq!(header(&head, "content-encoding"), None);
+    }
+    assert_eq!(header(&server.ask("HEAD", "/room/file", "").await, "x-digest"), Some("always"));
 }
 
 #[tokio::test]
@@ -463,6 +532,16 @@ async fn several_ranges_come_as_parts() {
          \r\n--{boundary}--\r\n"
     );
     assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+
+    let (head, bytes) = file_at(&server, "/room/long", "Range: bytes=0-1,48-49\r\n").await;
+    let boundary = header(&head, "content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+    assert!(boundary.len() <= 70, "{boundary}");
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(
+        text.matches(&format!("--{boundary}\r\ncontent-type: application/x.known-late\r\n")).count(),
+        2,
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -492,6 +571,57 @@ async fn a_refused_upload_is_told_why_once_it_is_sent() {
     stream.write_all(head.as_bytes()).await.unwrap();
     timeout(AT_MOST, stream.write_all(&vec![b'x'; 8 << 20])).await.unwrap().expect("the connection was reset");
     assert_eq!(status(&rest_of(&mut stream).await), 413);
+}
+
+#[tokio::test]
+async fn what_comes_after_a_refused_upload_is_not_taken_for_a_request() {
+    let server = Server::start().await;
+    // The refusal is known before the body, and the body looks like a request.
+    let inner = format!("GET /room/small HTTP/1.1\r\nHost: x\r\n{AUTH}\r\n");
+    let large = format!("{}{inner}", "x".repeat(1 << 20));
+    for (headers, expected) in [("", 401), (AUTH, 413)] {
+        let head = format!("POST /room/echo HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", large.len());
+        let answers = server.talk(format!("{head}{large}{inner}")).await;
+        assert_eq!(status(&answers), expected);
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_to_go_on_is_told_so_only_when_its_body_is_wanted() {
+    let server = Server::start().await;
+    for (headers, expected) in [("", "HTTP/1.1 401"), (AUTH, "HTTP/1.1 100")] {
+        let mut stream = server.connect().await;
+        let head = format!(
+            "POST /room/count HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        timeout(AT_MOST, stream.read_exact(&mut first)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&first), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_long_upload_is_patiently_taken_while_its_bytes_flow() {
+    let limits = Limits {
+        head_time: Duration::from_millis(50),
+        stall: Duration::from_secs(1),
+        rest: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = Server::with(limits, "").await;
+    let mut stream = server.connect().await;
+    let head =
+        format!("POST /room/count HTTP/1.1\r\nHost: x\r\n{AUTH}Connection: close\r\nContent-Length: 61440\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Longer than a stall, and far longer than a head or a rest.
+    for _ in 0..60 {
+        stream.write_all(&[b'x'; 1_024]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let answer = rest_of(&mut stream).await;
+    assert_eq!((status(&answer), body(&answer)), (200, "61440"));
 }
 
 #[tokio::test]

@@ -195,9 +195,9 @@ impl Sources {
         commits.sort_unstable();
         commits.dedup();
         let trees = || self.formats.iter().filter_map(|format| format.trees());
-        let manifests = trees().flat_map(|trees| trees.manifests()).chain(&TELLING);
+        let manifests = trees().flat_map(FromTree::manifests).chain(&TELLING);
         let names: Vec<String> = manifests.map(|name| (*name).to_owned()).collect();
-        let limit = trees().map(|trees| trees.manifest_limit()).max().unwrap_or_default();
+        let limit = trees().map(FromTree::manifest_limit).max().unwrap_or_default();
         let mut outcomes = Vec::with_capacity(changed.len());
         let mut files = self.git.read(mirror, remote, commits, &names, limit).await?;
         while let Some(of_commit) = files.try_next().await? {

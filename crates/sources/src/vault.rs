@@ -6,7 +6,9 @@ use aes_gcm::{
     Aes256Gcm, KeyInit as _, Nonce,
     aead::{Aead as _, Payload},
 };
+use hmac::{Hmac, Mac as _};
 use larder_core::{Digest, Error, Host, Kind, Result};
+use sha2::Sha256;
 
 /// Bytes of a nonce in front of each sealed secret.
 const NONCE: usize = 12;
@@ -44,6 +46,12 @@ impl SecretKey {
     /// The text that [`parse`](Self::parse) reads. For the key file only.
     pub fn to_hex(&self) -> String {
         larder_core::digest::hex(&self.bytes)
+    }
+
+    /// Another key, for one other purpose: HMAC-SHA256 of the purpose under this key. No key is used for two purposes.
+    fn derive(&self, purpose: &str) -> [u8; 32] {
+        let mac = <Hmac<Sha256>>::new_from_slice(&self.bytes).expect("HMAC takes keys of any length");
+        mac.chain_update(b"larder key for ").chain_update(purpose).finalize().into_bytes().into()
     }
 
     /// Tells keys apart without telling anything about them.
@@ -113,6 +121,13 @@ impl Vault {
         self.keys[0].id()
     }
 
+    /// Keys for something else than secrets: the first one is made from the key that seals, the others from the older
+    /// ones. They tell nothing about each other, nor about those that they are made from.
+    pub fn derive(&self, purpose: &str) -> ([u8; 32], Vec<[u8; 32]>) {
+        let older = self.keys[1..].iter().map(|key| key.derive(purpose)).collect();
+        (self.keys[0].derive(purpose), older)
+    }
+
     /// Seals `secret`.
     pub fn seal(&self, host: &Host, binding: Binding<'_>, secret: &str) -> Result<Sealed> {
         let nonce: [u8; NONCE] = host.random_bytes();
@@ -151,4 +166,24 @@ impl Vault {
 
 fn cipher(key: &SecretKey) -> Aes256Gcm {
     Aes256Gcm::new(&key.bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_keys_belong_to_one_key_and_one_purpose() {
+        let key = |byte| SecretKey::new([byte; 32]);
+        let (first, older) = Vault::new(key(1), [key(2), key(3)]).derive("passes");
+        assert_eq!(Vault::new(key(2), []).derive("passes"), (older[0], Vec::new()));
+        let other = Vault::new(key(1), []).derive("cookies").0;
+        let all = [first, older[0], older[1], other, [1; 32]];
+        assert!(all.iter().enumerate().all(|(at, key)| !all[at + 1..].contains(key)));
+        // HMAC-SHA256 of `larder key for passes` under 32 bytes of 1, computed with OpenSSL.
+        assert_eq!(
+            larder_core::digest::hex(&first),
+            "15d11dd2a3f302fdf8a7acbc0375418659c6073487151941f053c4b25ada0b16"
+        );
+    }
 }
