@@ -27,8 +27,9 @@ pub trait Room: Send + Sync {
         false
     }
 
-    /// Answers one request. `asker` has been recognised; what it may see is for the room to decide. What the room
-    /// writes into `access` becomes the line of the access log, also when it fails.
+    /// Answers one request. `asker` has been recognised; what it may see is for the room to decide. It showed no
+    /// credentials at all if it has no token and is not limited. What the room writes into `access` becomes the line of
+    /// the access log, also when it fails.
     async fn handle(&self, request: &mut Request, asker: &Arc<Principal>, access: &mut AccessNote) -> Result<Response>;
 
     /// How this protocol says that something went wrong with `request`, also for what the site finds wrong under its

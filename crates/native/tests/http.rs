@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderName, HeaderValue};
@@ -190,6 +191,7 @@ impl Authenticator for Around {
 
     async fn authenticate(&self, token: Option<&str>, _: IpAddr) -> Result<Arc<Principal>> {
         let (name, grants) = match token {
+            Some("standing for nobody") => return Ok(Arc::new(Principal { limited: true, ..Principal::default() })),
             None => (PrincipalName::Anonymous, Vec::new()),
             Some("lrd_good") => (PrincipalName::Token("good".to_owned()), vec![Grant::read_everything()]),
             Some(_) => return Err(Error::new(Kind::Unauthenticated, "this token is not known here")),
@@ -462,6 +464,16 @@ async fn a_room_may_admit_strangers_and_challenge_by_address() {
     assert_eq!((status(&answer), body(&answer)), (200, "anonymous in"));
     let answer = server.talk(post("/room/open", AUTH)).await;
     assert_eq!((status(&answer), body(&answer)), (200, "token:good in"));
+    // Whoever shows something that is good is not asked for a token, whatever it allows.
+    let shown =
+        "GET /room/small HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer standing for nobody\r\n\r\n";
+    assert_eq!(status(&server.talk(shown).await), 200);
+    // It is good as a bearer token alone.
+    let basic = format!(
+        "Authorization: Basic {}\r\n",
+        base64::engine::general_purpose::STANDARD.encode("me:standing for nobody")
+    );
+    assert_eq!(status(&server.talk(post("/room/open", &basic)).await), 401);
     // Wrong credentials are wrong everywhere, and nobody is admitted next to it.
     assert_eq!(status(&server.talk(post("/room/open", "Authorization: Bearer lrd_bad\r\n")).await), 401);
     assert_eq!(status(&server.talk(post("/room/echo", "")).await), 401);
