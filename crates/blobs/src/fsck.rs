@@ -6,7 +6,7 @@ use larder_core::{Digest, Error, Kind, Result, digest::Hasher};
 use larder_db::blobs::{self, BlobRow, State, Use};
 use serde::Serialize;
 
-use crate::{ABANDONED, Blobs, gc::is_ours};
+use crate::{Blobs, gc::is_ours};
 
 /// How many rows or objects are looked at in one go.
 const BATCH: u32 = 256;
@@ -249,16 +249,16 @@ impl Run<'_> {
     }
 
     async fn find_strays(&mut self) -> Result<()> {
-        let before = self.blobs.inner.host.now().minus(ABANDONED);
+        let before = self.blobs.inner.host.now().minus(self.blobs.times.abandoned);
         let mut after: Option<String> = None;
         loop {
             let objects = self.blobs.inner.store.list(after.as_deref(), BATCH as usize).await?;
             let Some(last) = objects.last() else { return Ok(()) };
             after = Some(last.location.clone());
             for stray in self.blobs.strays(objects, before).await? {
-                let found = format!("{} bytes since {} that no blob refers to", stray.size, stray.modified);
+                let found = format!("{} bytes since {} that no row knows of", stray.size, stray.modified);
                 let (difference, advice) = if is_ours(&stray.location) {
-                    (Difference::Stray, "harmless, left by a crash or a collection: `larder gc` takes it away")
+                    (Difference::Stray, "harmless, left by a crash: `larder gc` takes it away")
                 } else {
                     (Difference::Foreign, "not made by Larder, which leaves it alone: keep other files elsewhere")
                 };

@@ -1,4 +1,5 @@
-//! Taking away what nobody needs any more: blobs without an artifact, uploads that never ended, bytes without a row.
+//! Taking away what nobody needs any more: blobs without an artifact, what is in the trash, uploads with which nobody goes
+//! on, bytes without a row.
 //!
 //! In bounded batches, past anything that fails, and at any time: it holds nothing that a put or a read waits for.
 
@@ -6,10 +7,11 @@ use larder_core::{Digest, Result, Time};
 use larder_db::{
     Batch,
     blobs::{self, BlobRow},
+    uploads,
 };
 use serde::Serialize;
 
-use crate::{ABANDONED, Blobs, store::Stored};
+use crate::{Blobs, store::Stored};
 
 /// How many rows or objects are looked at in one go.
 const BATCH: u32 = 256;
@@ -18,9 +20,13 @@ const BATCH: u32 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sort {
-    /// A blob, row and bytes.
+    /// A blob: its row at once, its bytes into the trash.
     Blob,
-    /// An upload that never ended.
+    /// The bytes of what came into the trash before.
+    Trash,
+    /// An upload that could have gone on, and did not for too long.
+    Session,
+    /// An upload that never ended, and that nothing can go on with.
     Upload,
     /// Bytes without a row.
     Stray,
@@ -46,11 +52,15 @@ pub struct Garbage {
 pub struct Collected {
     /// Blobs.
     pub blobs: u64,
+    /// Objects that were in the trash.
+    pub trash: u64,
+    /// Uploads that could have gone on.
+    pub sessions: u64,
     /// Uploads that never ended.
     pub uploads: u64,
     /// Objects without a row.
     pub strays: u64,
-    /// Bytes of all of them.
+    /// Bytes of all of them, counted when they become garbage: not again when they go out of the trash.
     pub bytes: u64,
     /// Things that could not be taken away, in none of the other sums.
     pub failed: u64,
@@ -64,6 +74,11 @@ impl Collected {
         }
         match garbage.sort {
             Sort::Blob => self.blobs += 1,
+            Sort::Trash => {
+                self.trash += 1;
+                return;
+            }
+            Sort::Session => self.sessions += 1,
             Sort::Upload => self.uploads += 1,
             Sort::Stray => self.strays += 1,
         }
@@ -83,6 +98,8 @@ impl Blobs {
             report(garbage);
         };
         self.collect_unused(dry_run, &mut tell).await?;
+        self.collect_trash(dry_run, &mut tell).await?;
+        self.collect_sessions(dry_run, &mut tell).await?;
         self.collect_uploads(dry_run, &mut tell).await?;
         self.collect_strays(dry_run, &mut tell).await?;
         Ok(sums)
@@ -109,28 +126,76 @@ impl Blobs {
         }
     }
 
-    /// The row first, under its guard; then the bytes, which nobody can find any more.
+    /// The row, under its guard, and a note of the bytes: they stay for those who read them just now.
     async fn collect(&self, row: &BlobRow, now: Time) -> Result<bool> {
-        let batch =
-            Batch::new().with(blobs::is_unused(&row.digest, &row.location, now)).with(blobs::remove(&row.digest));
+        let batch = Batch::new()
+            .with(blobs::is_unused(&row.digest, &row.location, now))
+            .with(uploads::discard_blob(&row.digest, None, now))
+            .with(blobs::remove(&row.digest));
         match self.inner.db.commit(batch).await {
-            Ok(_) => {}
-            Err(error) if error.is_guard("blob_is_unused") => return Ok(false),
-            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                self.inner.hot.forget(&row.digest);
+                Ok(true)
+            }
+            Err(error) if error.is_guard("blob_is_unused") => Ok(false),
+            Err(error) => Err(error.into()),
         }
-        self.inner.hot.forget(&row.digest);
-        self.inner.store.delete(&row.location).await?;
-        Ok(true)
+    }
+
+    async fn collect_trash(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
+        let until = self.inner.host.now().minus(self.times.grace);
+        let mut after = String::new();
+        loop {
+            let trash = uploads::trash(&self.inner.db, &after, until, BATCH).await?;
+            let Some(last) = trash.last() else { return Ok(()) };
+            after.clone_from(&last.location);
+            for it in trash {
+                let gone = if dry_run { Ok(()) } else { self.take_out(&it.location).await };
+                let problem = gone.err().map(|error| failure(&it.location, &error));
+                let of = it.digest.map_or_else(|| "an upload".to_owned(), |digest| digest.to_string());
+                let reason = format!("bytes of {of}, in the trash since {}", it.trashed_at);
+                tell(Garbage { sort: Sort::Trash, name: it.location, size: it.size, reason, problem });
+            }
+        }
+    }
+
+    /// Takes away uploads with which nobody went on for [`SESSION_IDLE`](crate::SESSION_IDLE), and says how many; `gc` does it too.
+    pub async fn sweep_sessions(&self) -> Result<u64> {
+        let mut swept = 0;
+        self.collect_sessions(false, &mut |garbage| swept += u64::from(garbage.problem.is_none())).await?;
+        Ok(swept)
+    }
+
+    async fn collect_sessions(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
+        let now = self.inner.host.now();
+        let before = now.minus(self.times.idle);
+        let mut after = String::new();
+        loop {
+            let idle = uploads::idle(&self.inner.db, &after, before, now, BATCH).await?;
+            let Some((last, _)) = idle.last() else { return Ok(()) };
+            after = last.to_string();
+            for (id, size) in idle {
+                let ended = if dry_run { Ok(true) } else { self.end_idle(id, before, now).await };
+                let problem = match ended {
+                    Ok(true) => None,
+                    // Somebody went on with it since the list was made.
+                    Ok(false) => continue,
+                    Err(error) => Some(failure(&id.to_string(), &error)),
+                };
+                let reason = format!("an upload with which nobody went on since {before}");
+                tell(Garbage { sort: Sort::Session, name: id.to_string(), size, reason, problem });
+            }
+        }
     }
 
     async fn collect_uploads(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
-        let before = self.inner.host.now().minus(ABANDONED);
+        let before = self.inner.host.now().minus(self.times.abandoned);
         let mut after: Option<String> = None;
         loop {
             let uploads = self.inner.store.abandoned(before, after.as_deref(), BATCH as usize).await?;
             let Some(last) = uploads.last() else { return Ok(()) };
             after = Some(last.location.clone());
-            for upload in uploads {
+            for upload in self.strays(uploads, before).await? {
                 let reason = format!("an upload that stopped at {} and never ended", upload.modified);
                 self.discard(Sort::Upload, upload, reason, dry_run, tell).await;
             }
@@ -138,7 +203,7 @@ impl Blobs {
     }
 
     async fn collect_strays(&self, dry_run: bool, tell: Report<'_>) -> Result<()> {
-        let before = self.inner.host.now().minus(ABANDONED);
+        let before = self.inner.host.now().minus(self.times.abandoned);
         let mut after: Option<String> = None;
         loop {
             let objects = self.inner.store.list(after.as_deref(), BATCH as usize).await?;
@@ -153,7 +218,7 @@ impl Blobs {
         }
     }
 
-    /// The objects among these that have no row and were written before `before`: younger ones may be about to get theirs.
+    /// The objects among these of which no row knows, of a blob, an upload or in the trash, and that were written before `before`: younger ones may be about to get theirs.
     pub(crate) async fn strays(&self, mut objects: Vec<Stored>, before: Time) -> Result<Vec<Stored>> {
         objects.retain(|object| object.modified < before);
         let locations: Vec<&str> = objects.iter().map(|object| object.location.as_str()).collect();

@@ -7,14 +7,15 @@ use larder_core::{
     digest::{Algorithm, Hasher, Sha1, hex},
 };
 use larder_db::{
-    Batch,
+    Batch, Statement,
     blobs::{self, BlobRow, State},
+    uploads,
 };
 
-use crate::{Blobs, LEASE, store::Upload};
+use crate::{Blobs, session::Claim, store::Upload};
 
 /// Bytes are hashed and written in pieces of this size, so that no large buffer holds up the requests beside it.
-const PIECE: usize = 256 * 1024;
+pub(crate) const PIECE: usize = 256 * 1024;
 
 /// How often two puts of the same bytes, and a collection between them, may make this one look again.
 const ATTEMPTS: usize = 5;
@@ -84,13 +85,23 @@ impl Writer {
         self.size
     }
 
-    /// Makes the bytes a blob: durable, with a row, and safe from collection for [`LEASE`].
+    /// Makes the bytes a blob: durable, with a row, and safe from collection for a lease.
     pub async fn finish(self) -> Result<StoredBlob> {
         self.finish_expecting(None, None).await
     }
 
     /// Like [`finish`](Self::finish), but bytes of another digest or size are refused with `Kind::Invalid` and leave nothing.
     pub async fn finish_expecting(self, digest: Option<Digest>, size: Option<u64>) -> Result<StoredBlob> {
+        self.finish_with(digest, size, Vec::new()).await
+    }
+
+    /// Like [`finish_expecting`](Self::finish_expecting), and `extra` becomes true together with the blob, or not at all.
+    pub async fn finish_with(
+        self,
+        digest: Option<Digest>,
+        size: Option<u64>,
+        extra: Vec<Statement>,
+    ) -> Result<StoredBlob> {
         self.refuse_torn()?;
         let Self { blobs, upload, hasher, sha1, size: written, .. } = self;
         let stored =
@@ -106,7 +117,7 @@ impl Writer {
             upload.abort().await;
             return Err(Error::invalid(format!("{complaint}; nothing was stored, send them again")));
         }
-        blobs.store_as(upload, &stored).await?;
+        blobs.store_as(upload, &stored, &Landing { claim: None, extra: &extra }).await?;
         Ok(stored)
     }
 
@@ -123,21 +134,46 @@ impl Writer {
     }
 }
 
+/// What becomes true together with a blob.
+#[derive(Clone, Copy)]
+pub(crate) struct Landing<'a> {
+    /// The upload that it was, whose row goes.
+    pub(crate) claim: Option<&'a Claim>,
+    /// What the caller wants.
+    pub(crate) extra: &'a [Statement],
+}
+
 impl Blobs {
-    async fn store_as(&self, upload: Box<dyn Upload>, stored: &StoredBlob) -> Result<()> {
-        if self.reuse(&stored.digest).await? {
+    /// Proves that a live blob's bytes are there, and renews its lease together with `extra`. `false`, and nothing is
+    /// written, if there is no such blob.
+    pub async fn lease(&self, digest: &Digest, extra: Vec<Statement>) -> Result<bool> {
+        self.reuse(digest, &Landing { claim: None, extra: &extra }, None).await
+    }
+
+    /// Makes an upload, whose digest is known, a blob; or proves that there is one, and takes the upload back.
+    pub(crate) async fn store_as(
+        &self,
+        upload: Box<dyn Upload>,
+        stored: &StoredBlob,
+        landing: &Landing<'_>,
+    ) -> Result<()> {
+        if self.reuse(&stored.digest, landing, None).await? {
             upload.abort().await;
             return Ok(());
         }
-        // When something fails from here on, the bytes stay without a row: perhaps the row is there, and only the answer
-        // was lost. `gc` can tell; this cannot.
         let location = upload.commit(&self.fresh_key(&stored.digest)).await?;
+        self.land(stored, &location, landing).await
+    }
+
+    /// Makes bytes that are durable at `location`, and are what `stored` says, a blob; or proves that there is one, and takes
+    /// the bytes away. When it fails they stay without a row: perhaps the row is there, and only the answer was lost. `gc`
+    /// can tell; this cannot.
+    pub(crate) async fn land(&self, stored: &StoredBlob, location: &str, landing: &Landing<'_>) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            if self.claim(stored, &location).await? {
+            if self.keep(stored, location, landing).await? {
                 return Ok(());
             }
-            if self.reuse(&stored.digest).await? {
-                self.discard_unclaimed(&location).await;
+            if self.reuse(&stored.digest, landing, Some((location, stored.size))).await? {
                 return Ok(());
             }
         }
@@ -145,23 +181,35 @@ impl Blobs {
     }
 
     /// A key that was never used: a blob that is collected, and one that is put meanwhile, never share their bytes.
-    fn fresh_key(&self, digest: &Digest) -> String {
+    pub(crate) fn fresh_key(&self, digest: &Digest) -> String {
         let (digits, unique) = (digest.hex(), hex(&self.inner.host.random_bytes::<8>()));
         format!("blobs/{}/{}/{digits}-{unique}", digest.algorithm(), &digits[..2])
     }
 
-    /// Renews the lease of a blob whose bytes are provably there. `false` if there is no such blob.
-    async fn reuse(&self, digest: &Digest) -> Result<bool> {
+    /// Renews the lease of a blob whose bytes are provably there, and puts those that came again, at a location without a
+    /// row, into the trash. `false` if there is no such blob.
+    async fn reuse(&self, digest: &Digest, landing: &Landing<'_>, again: Option<(&str, u64)>) -> Result<bool> {
         let Some(row) = self.stat(digest).await?.filter(|row| row.state == State::Live) else { return Ok(false) };
         if !self.is_whole(&row).await? {
             self.mark_missing(&row, "its bytes were not there when the same bytes were put again").await?;
             return Ok(false);
         }
-        let batch = Batch::new()
+        let now = self.inner.host.now();
+        let mut batch = Batch::new()
             .with(blobs::is_at(digest, &row.location, State::Live))
-            .with(blobs::renew(digest, self.inner.host.now().plus(LEASE)));
-        match self.inner.db.commit(batch).await {
-            Ok(_) => Ok(true),
+            .with(blobs::renew(digest, now.plus(self.times.lease)));
+        if let Some((location, size)) = again {
+            batch.push(uploads::discard(location, Some(digest), size, now));
+        }
+        if let Some(claim) = landing.claim {
+            batch.extend(claim.end_for(again.map(|(location, _)| location), now));
+            if again.is_none() {
+                batch.push(uploads::discard_staged(claim.id, None, now));
+            }
+            batch.push(uploads::end(claim.id));
+        }
+        match self.commit_and_take_out(batch, landing.extra).await {
+            Ok(()) => Ok(true),
             // It was collected after the look at its bytes.
             Err(error) if error.is_guard("blob_is_at") => Ok(false),
             Err(error) => Err(error.into()),
@@ -169,8 +217,7 @@ impl Blobs {
     }
 
     /// Writes the row of bytes that are durable at `location`. `false` if a live row was there already.
-    async fn claim(&self, stored: &StoredBlob, location: &str) -> Result<bool> {
-        let before = self.stat(&stored.digest).await?;
+    async fn keep(&self, stored: &StoredBlob, location: &str, landing: &Landing<'_>) -> Result<bool> {
         let now = self.inner.host.now();
         let row = BlobRow {
             digest: stored.digest,
@@ -178,24 +225,23 @@ impl Blobs {
             location: location.to_owned(),
             state: State::Live,
             created_at: now,
-            lease_until: now.plus(LEASE),
+            lease_until: now.plus(self.times.lease),
         };
-        let done = self.inner.db.commit(blobs::keep(&row).into()).await?;
-        if done.first().is_none_or(|keep| keep.rows.is_empty()) {
-            return Ok(false);
+        let mut batch = Batch::new()
+            .with(blobs::is_not_live(&stored.digest))
+            .with(uploads::discard_blob(&stored.digest, Some(location), now))
+            .with(blobs::keep(&row));
+        if let Some(claim) = landing.claim {
+            batch.extend(claim.end_for(Some(location), now));
+            batch.push(uploads::end(claim.id));
         }
-        self.inner.hot.forget(&stored.digest);
-        if let Some(damaged) = before.filter(|before| before.location != location) {
-            tracing::info!(digest = %stored.digest, location, "a damaged blob was healed");
-            self.discard_unclaimed(&damaged.location).await;
-        }
-        Ok(true)
-    }
-
-    /// Takes away bytes that no row refers to. If that fails they stay, and `gc` finds them.
-    async fn discard_unclaimed(&self, location: &str) {
-        if let Err(error) = self.inner.store.delete(location).await {
-            tracing::warn!(location, error = error.chain(), "bytes without a row stay for now");
+        match self.commit_and_take_out(batch, landing.extra).await {
+            Ok(()) => {
+                self.inner.hot.forget(&stored.digest);
+                Ok(true)
+            }
+            Err(error) if error.is_guard("blob_is_not_live") => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }

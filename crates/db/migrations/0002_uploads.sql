@@ -14,19 +14,26 @@ create table uploads (
   written bigint not null,
   -- What the store needs to go on, in its own words; NULL before the first byte.
   state text,
-  -- Where the store keeps the bytes meanwhile. Garbage collection leaves it alone while this row is there.
+  -- Where the store keeps the bytes meanwhile, and those that are too few to be sent on. Garbage collection leaves both
+  -- alone while this row is there.
   staged text,
+  tail text,
+  tail_size bigint not null,
   -- The digest's state after `written` bytes; NULL if it could not be saved: then the bytes are read again at the end.
   hash bytea,
   -- The one request that writes now, and until when it is believed to be alive.
   writer text,
   writer_until bigint not null,
+  -- 1: somebody went on although the writer before had not let go. It may have written late, so that the bytes are proven
+  -- before they become a blob.
+  taken_over bigint not null,
   created_at bigint not null,
   touched_at bigint not null
 );
 create index uploads_touched on uploads (touched_at);
 create index uploads_package on uploads (format, package);
 create unique index uploads_staged on uploads (staged);
+create unique index uploads_tail on uploads (tail);
 
 -- A blob that a client has put, mounted or was told of, and may now refer to: seen in this package, and safe, until then.
 create table leases (
@@ -42,7 +49,8 @@ create index leases_until on leases (until);
 -- Bytes that no row refers to any more, and when they go. Until then they are accounted for.
 create table trash (
   location text primary key,
-  digest text not null,
+  -- The blob whose bytes they were; NULL for those of an upload that came to nothing.
+  digest text,
   size bigint not null,
   trashed_at bigint not null
 );
@@ -69,6 +77,11 @@ create index versions_orphaned on versions (orphaned_at) where orphaned_at is no
 alter table artifacts add column package_id text;
 update artifacts set package_id = (select package_id from versions where versions.id = artifacts.version_id);
 create index artifacts_package on artifacts (package_id, digest);
+-- Whether another package has a blob too must not cost a look at every artifact that shares it.
+drop index artifacts_digest;
+create index artifacts_digest on artifacts (digest, package_id);
+-- The newest pointers first.
+create index pointers_changed on pointers (package_id, changed_at);
 
 -- Rules for the packages that a pattern names.
 create table policies (
@@ -83,3 +96,15 @@ create table policies (
 
 -- The history of one thing.
 create index events_subject on events (subject, at);
+
+-- When something of an upstream registry was last asked for, and what it was then: what is fresh is not asked for again.
+create table upstream_checks (
+  source_id text not null references sources (id) on delete cascade,
+  -- What was asked for, in the format's own words.
+  subject text not null,
+  checked_at bigint not null,
+  -- Tells whether it has changed since: a digest, an ETag.
+  validator text not null,
+  primary key (source_id, subject)
+);
+create index upstream_checks_at on upstream_checks (checked_at);

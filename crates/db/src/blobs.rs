@@ -18,7 +18,13 @@ statements! {
         order by digest limit $3";
     TOTALS = "select count(*), cast(coalesce(sum(size), 0) as bigint) from blobs";
     LOCATED = "select location from blobs
-        where location in ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+        where location in ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        union all select location from trash
+        where location in ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        union all select staged from uploads
+        where staged in ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        union all select tail from uploads
+        where tail in ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     USES = "select p.format, p.name, v.display, a.name from artifacts a
         join versions v on v.id = a.version_id join packages p on p.id = v.package_id
         where a.digest = $1 order by a.id limit $2";
@@ -31,14 +37,15 @@ statements! {
     KEEP = "insert into blobs (digest, size, location, state, created_at, lease_until) values ($1, $2, $3, 'live', $4, $5)
         on conflict (digest) do update set size = excluded.size, location = excluded.location, state = 'live',
         lease_until = case when blobs.lease_until > excluded.lease_until then blobs.lease_until else excluded.lease_until end
-        where blobs.state <> 'live'
-        returning location";
+        where blobs.state <> 'live'";
     RENEW = "update blobs set lease_until = $2 where digest = $1 and lease_until < $2";
     MARK = "update blobs set state = $2 where digest = $1";
     REMOVE = "delete from blobs where digest = $1";
 
     IS_LIVE = "insert into guard (holds) select case when (
         exists (select 1 from blobs where digest = $1 and state = 'live')) then 1 end";
+    IS_NOT_LIVE = "insert into guard (holds) select case when (
+        not exists (select 1 from blobs where digest = $1 and state = 'live')) then 1 end";
     IS_AT = "insert into guard (holds) select case when (
         exists (select 1 from blobs where digest = $1 and location = $2 and state = $3)) then 1 end";
     IS_UNUSED = "insert into guard (holds) select case when (
@@ -133,7 +140,7 @@ pub async fn totals(db: &Db) -> Result<(u64, u64)> {
     Ok((cells.count()?, cells.count()?))
 }
 
-/// Which of these locations have a row.
+/// Which of these locations have a row: of a blob, of an upload, or in the trash.
 pub async fn located(db: &Db, locations: &[&str]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for some in locations.chunks(MANY) {
@@ -178,13 +185,13 @@ pub async fn unfounded(db: &Db, after: &str, limit: u32) -> Result<Vec<Unfounded
         .collect()
 }
 
-/// Adds a blob whose bytes are durable at its location, or heals one whose bytes were missing. It gives one row if it did
-/// so, and none if a live row was there: that one stays as it is.
+/// Adds a blob whose bytes are durable at its location, or heals one whose bytes were missing; guard it with
+/// [`is_not_live`].
 pub fn keep(row: &BlobRow) -> Statement {
     let BlobRow { digest, size, location, created_at, lease_until, .. } = row;
     let size = i64::try_from(*size).unwrap_or(i64::MAX);
     let values = [(*digest).into(), size.into(), location.into(), (*created_at).into(), (*lease_until).into()];
-    Statement::read(KEEP, values)
+    Statement::write(KEEP, values)
 }
 
 /// Makes a lease end not before `until`.
@@ -205,6 +212,11 @@ pub fn remove(digest: &Digest) -> Statement {
 /// Guard `blob_is_live`: for the batch that lets an artifact refer to it.
 pub fn is_live(digest: &Digest) -> Statement {
     Statement::guard("blob_is_live", IS_LIVE, [(*digest).into()])
+}
+
+/// Guard `blob_is_not_live`: its bytes were never put, or are missing.
+pub fn is_not_live(digest: &Digest) -> Statement {
+    Statement::guard("blob_is_not_live", IS_NOT_LIVE, [(*digest).into()])
 }
 
 /// Guard `blob_is_at`: the row still has this state and says that the bytes are at this location.

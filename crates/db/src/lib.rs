@@ -39,6 +39,9 @@ pub mod sources;
 pub mod stamps;
 pub mod statistics;
 pub mod tokens;
+pub mod uploads;
+pub mod upstream_checks;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -67,6 +70,9 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         stamps::STATEMENTS,
         statistics::STATEMENTS,
         tokens::STATEMENTS,
+        upstream_checks::STATEMENTS,
+        usage::STATEMENTS,
+        uploads::STATEMENTS,
     ];
     families.concat().into_iter().chain(dialect::texts(dialect)).collect()
 }

@@ -21,7 +21,7 @@ use futures_util::{
     future::{join, join_all},
 };
 use larder_blobs::{
-    ABANDONED, Blobs, Collected, Difference, Finding, Garbage, LEASE, Sort, Step, StoredBlob,
+    ABANDONED, Accounted, Blobs, Collected, Difference, Finding, GRACE, Garbage, LEASE, Sort, Step, StoredBlob,
     store::{Checkpoint, Object, Store, Stored, Upload},
 };
 use larder_core::{Digest, Error, Host, Kind, Result, Time};
@@ -152,6 +152,13 @@ impl House {
     async fn events(&self) -> Vec<String> {
         let all = events::list(&self.db, &events::Wanted::default(), None, 100).await.unwrap();
         all.into_iter().map(|event| event.action).collect()
+    }
+
+    /// What the database says of all bytes is what is on the disk.
+    async fn adds_up(&self) {
+        let Accounted { blobs, trash, uploads } = self.blobs.accounted().await.unwrap();
+        let on_disk: u64 = files(self.folder.path()).iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+        assert_eq!(blobs + trash + uploads, on_disk, "{blobs} of blobs, {trash} in the trash, {uploads} of uploads");
     }
 
     /// Far after everything that the files say of themselves.
@@ -400,16 +407,27 @@ async fn gc_takes_what_nobody_needs_and_nothing_else() {
         let mut would = Vec::new();
         house.blobs.gc(true, &mut |one| would.push(one)).await.unwrap();
         assert_eq!(house.state(&unused).await, Some(State::Live));
+        let mut reading = house.blobs.open(&unused.digest, None).await.unwrap().stream;
         let (sums, garbage) = house.gc().await;
         assert_eq!(garbage, would);
         assert_eq!(sums, Collected { blobs: 2, bytes: unused.size + 10, ..Collected::default() });
+        house.adds_up().await;
         assert!(garbage.iter().all(|one| one.sort == Sort::Blob && one.reason.contains("no artifact")), "{garbage:?}");
         for collected in [&unused, &small] {
             assert_eq!(house.state(collected).await, None);
             assert_eq!(kind_of_read(&house.blobs, collected).await, Kind::NotFound);
         }
+        assert_eq!(house.blobs.accounted().await.unwrap().trash, unused.size + 10);
+        assert_eq!(house.gc().await.0, Collected::default(), "somebody may still be reading");
+        while reading.try_next().await.unwrap().is_some() {}
+        house.clock.advance(GRACE);
+        assert_eq!(house.differences().await, []);
+        let (sums, garbage) = house.gc().await;
+        assert_eq!(sums, Collected { trash: 2, ..Collected::default() });
+        assert!(garbage.iter().all(|one| one.sort == Sort::Trash && one.reason.contains("sha256:")), "{garbage:?}");
         assert!(read(&house.blobs, &used.digest, None).await.is_ok());
         assert_eq!(files(house.folder.path()).len(), 1);
+        house.adds_up().await;
     }
 }
 
@@ -456,6 +474,9 @@ async fn a_put_that_races_a_collection_keeps_its_bytes() {
             assert_eq!(lease, house.host.now().plus(LEASE));
         }
         eprintln!("{collected} of 60 races were won by the collection");
+        house.adds_up().await;
+        house.clock.advance(GRACE);
+        house.gc().await;
         assert_eq!(house.differences().await, []);
         assert_eq!(files(house.folder.path()).len(), 1);
     }
@@ -488,6 +509,8 @@ async fn a_store_that_fails_leaves_nothing_that_claims_to_be_there() {
             // What cannot be taken away is told and passed over; a list that cannot be had ends the run.
             let run = blobs.gc(false, &mut |one| problems += u64::from(one.problem.is_some())).await;
             assert!(run.is_ok() || every < 31);
+            house.gc().await;
+            house.clock.advance(GRACE);
             house.gc().await;
             assert_eq!(files(house.folder.path()), Vec::<PathBuf>::new());
             house.clock.set(larder_testkit::host::START);
@@ -528,6 +551,8 @@ async fn blobs_in_a_bucket_are_kept_found_and_collected_alike() {
     let sums = blobs.gc(false, &mut |_| {}).await.unwrap();
     assert_eq!((sums.blobs, sums.uploads, sums.strays, sums.failed), (2, 1, 0, 0));
     assert!(blobs.stat(&unused.digest).await.unwrap().is_none());
+    house.clock.advance(GRACE);
+    assert_eq!(blobs.gc(false, &mut |_| {}).await.unwrap(), Collected { trash: 2, ..Collected::default() });
     assert_eq!(store.list(None, 100).await.unwrap().len(), 2);
     assert!(read(&house.over(store.clone()), &Digest::of(&large), None).await.unwrap() == large);
 }

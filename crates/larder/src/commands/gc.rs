@@ -33,7 +33,7 @@ pub async fn run(desk: &Desk, dry_run: bool) -> Result<()> {
         out.line(format!(
             "{verb} {}, {} and {}: {}.",
             counted(sums.blobs, "blob"),
-            counted(sums.uploads, "unfinished upload"),
+            counted(sums.uploads + sums.sessions, "unfinished upload"),
             counted(sums.strays, "stray object"),
             bytes(sums.bytes),
         ))?;
@@ -47,7 +47,8 @@ pub async fn run(desk: &Desk, dry_run: bool) -> Result<()> {
 fn tell(out: Output, garbage: &Garbage, dry_run: bool) -> std::io::Result<()> {
     let sort = match garbage.sort {
         Sort::Blob => "blob",
-        Sort::Upload => "upload",
+        Sort::Trash => "trash",
+        Sort::Session | Sort::Upload => "upload",
         Sort::Stray => "stray",
     };
     let verb = match (&garbage.problem, dry_run) {
