@@ -9,6 +9,8 @@ statements! {
     PUT = "insert into policies (id, format, pattern, rules, created_at) values ($1, $2, $3, $4, $5)
         on conflict (format, pattern) do update set rules = excluded.rules";
     REMOVE = "delete from policies where format = $1 and pattern = $2";
+    EXISTS = "insert into guard (holds) select case when exists
+        (select 1 from policies where format = $1 and pattern = $2) then 1 end";
 }
 
 /// The topic under which changes of policies are told.
@@ -41,7 +43,12 @@ pub fn put(policy: &PolicyRow) -> Statement {
     Statement::write(PUT, [(*id).into(), format.into(), pattern.into(), rules.into(), (*created_at).into()])
 }
 
-/// Takes a policy away.
+/// Guard `policy exists`.
+pub fn exists(format: &str, pattern: &str) -> Statement {
+    Statement::guard("policy exists", EXISTS, [format.into(), pattern.into()])
+}
+
+/// Takes a policy away; goes with [`exists`].
 pub fn remove(format: &str, pattern: &str) -> Statement {
     Statement::write(REMOVE, [format.into(), pattern.into()])
 }
