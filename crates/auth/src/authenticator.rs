@@ -429,6 +429,7 @@ fn bearer(token: Recognised) -> Bearer {
             token_made_at: Some(token.created_at),
             grants: token.grants,
             limited: false,
+            behind: None,
         }),
         expires_at: token.expires_at,
         used_at: AtomicI64::new(token.used_at.map_or(0, Time::micros)),
@@ -436,12 +437,19 @@ fn bearer(token: Recognised) -> Bearer {
 }
 
 /// The same principal, who may do what both its grants and the limits allow.
-fn narrow(principal: &Principal, limits: &[Grant]) -> Principal {
+fn narrow(principal: &Arc<Principal>, limits: &[Grant]) -> Principal {
     let mut grants: Vec<Grant> =
         limits.iter().flat_map(|limit| principal.grants.iter().filter_map(|grant| grant.and(limit))).collect();
     grants.sort_unstable();
     grants.dedup();
-    Principal { name: principal.name.clone(), grants, limited: true, ..*principal }
+    Principal {
+        name: principal.name.clone(),
+        token: principal.token,
+        token_made_at: principal.token_made_at,
+        grants,
+        limited: true,
+        behind: Some(Arc::clone(principal)),
+    }
 }
 
 fn refused() -> Error {

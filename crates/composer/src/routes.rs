@@ -132,6 +132,7 @@ impl ComposerRoom {
     ) -> Result<Response> {
         access.action = Some(Action::Read);
         access.download = true;
+        access.counts = true;
         demand_sight(asker, name)?;
         let mut dist = match self.documents.known_dist(path) {
             Some(dist) => dist,

@@ -1,6 +1,6 @@
 //! Who is asking, and what they may do: principals, actions and grants. Deciding is `larder-auth`'s.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::{error::Error, id::Id, pattern::Pattern, time::Time};
 
@@ -203,6 +203,8 @@ pub struct Principal {
     /// Whether something that stands for the token was shown, and lets less be done than the token itself. Whoever asks
     /// with more may be allowed what this refuses.
     pub limited: bool,
+    /// Who is behind it, if it is limited: with all that he may do.
+    pub behind: Option<Arc<Principal>>,
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! Edges: versions that refer to other versions, or to blobs, of their package. What a version consists of lives as long
 //! as it does; what is about a version lives as long as that. The other end may not be there (yet).
 
+use std::collections::HashSet;
+
 use larder_core::{Digest, Id, Result, Time};
 
-use crate::{Db, Row, Statement};
+use crate::{Db, Row, Statement, Value};
+
+/// How many versions one statement asks about.
+const MANY: usize = 16;
 
 statements! {
     INSERT = "insert into edges (version_id, package_id, kind, reference) values ($1, $2, $3, $4)
@@ -13,6 +18,12 @@ statements! {
     OF_VERSION = "select kind, reference from edges where version_id = $1";
     PARENTS = "select v.reference from edges e join versions v on v.id = e.version_id
         where e.package_id = $1 and e.reference = $2 and e.kind = $3 order by v.id limit $4";
+
+    THERE = "select reference from versions where package_id = $1
+        and reference in ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+    ALL_THERE = "insert into guard (holds) select case when (
+        select count(distinct reference) from versions where package_id = $1
+        and reference in ($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)) = $2 then 1 end";
 
     // A blob that a version was waiting for has come.
     ADOPT_BLOB = "insert into artifacts (id, version_id, package_id, name, digest, size, sha1, created_at)
@@ -35,7 +46,12 @@ statements! {
         and not exists (select 1 from edges e where e.package_id = v.package_id and e.reference = v.reference and e.kind = 'part')
         and not exists (select 1 from edges e join versions s on s.package_id = e.package_id and s.reference = e.reference
             where e.version_id = v.id and e.kind = 'subject')) then 1 end";
-    MARK_ORPHAN = "update versions set orphaned_at = $2 where id = $1 and orphaned_at is null";
+    MARK_ORPHAN = "update versions set orphaned_at = $2 where id = $1 and orphaned_at is null
+        and not exists (select 1 from pointers q where q.version_id = versions.id)
+        and not exists (select 1 from edges e where e.package_id = versions.package_id
+            and e.reference = versions.reference and e.kind = 'part')
+        and not exists (select 1 from edges e join versions s on s.package_id = e.package_id and s.reference = e.reference
+            where e.version_id = versions.id and e.kind = 'subject')";
     NO_ORPHAN = "update versions set orphaned_at = null where id = $1 and orphaned_at is not null";
     PARTS_NO_ORPHANS = "update versions set orphaned_at = null
         where package_id = $2 and orphaned_at is not null
@@ -48,10 +64,15 @@ statements! {
         and reference in (select e.reference from edges e where e.version_id = $1 and e.kind = 'part')
         and not exists (select 1 from pointers q where q.version_id = versions.id)
         and not exists (select 1 from edges o where o.package_id = $2 and o.reference = versions.reference
-            and o.kind = 'part' and o.version_id <> $1)";
+            and o.kind = 'part' and o.version_id <> $1)
+        and not exists (select 1 from edges o join versions s on s.package_id = o.package_id and s.reference = o.reference
+            where o.version_id = versions.id and o.kind = 'subject')";
     LEAVE_ABOUT = "update versions set orphaned_at = $3
         where orphaned_at is null and id in (select e.version_id from edges e
-            where e.package_id = $1 and e.reference = $2 and e.kind = 'subject')";
+            where e.package_id = $1 and e.reference = $2 and e.kind = 'subject')
+        and not exists (select 1 from pointers q where q.version_id = versions.id)
+        and not exists (select 1 from edges o where o.package_id = $1 and o.reference = versions.reference
+            and o.kind = 'part')";
 }
 
 /// How a version refers to something.
@@ -118,6 +139,32 @@ pub async fn parents(db: &Db, package: Id, reference: &str, edge: Edge, limit: i
     db.read(Statement::read(PARENTS, values)).await?.into_iter().map(|row| row.cells().text()).collect()
 }
 
+/// Which of these versions a package has, by reference.
+pub async fn there(db: &Db, package: Id, references: &[Digest]) -> Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    for some in references.chunks(MANY) {
+        let values: Vec<Value> = std::iter::once(package.into()).chain(padded(some)).collect();
+        for row in db.read(Statement::read(THERE, values)).await? {
+            found.insert(row.cells().text()?);
+        }
+    }
+    Ok(found)
+}
+
+/// Guards `versions are there`: the package has each of these different versions.
+pub fn all_there(package: Id, references: &[Digest]) -> Vec<Statement> {
+    let guard = |some: &[Digest]| {
+        let count = i64::try_from(some.len()).unwrap_or(i64::MAX);
+        let values: Vec<Value> = [package.into(), count.into()].into_iter().chain(padded(some)).collect();
+        Statement::guard("versions are there", ALL_THERE, values)
+    };
+    references.chunks(MANY).map(guard).collect()
+}
+
+fn padded(digests: &[Digest]) -> impl Iterator<Item = Value> {
+    digests.iter().map(|digest| Value::from(*digest)).chain(std::iter::repeat("".into())).take(MANY)
+}
+
 /// What a version refers to.
 pub async fn of_version(db: &Db, version: Id) -> Result<Vec<(Edge, String)>> {
     let rows = db.read(Statement::read(OF_VERSION, [version.into()])).await?;
@@ -166,7 +213,7 @@ pub fn is_orphan(version: Id, noted: Time) -> Statement {
     Statement::guard("version is an orphan", IS_ORPHAN, [version.into(), noted.into()])
 }
 
-/// Notes that nothing refers to a version, unless that is noted already.
+/// Notes that nothing refers to a version, unless that is noted already, or something does after all.
 pub fn mark_orphan(version: Id, at: Time) -> Statement {
     Statement::write(MARK_ORPHAN, [version.into(), at.into()])
 }

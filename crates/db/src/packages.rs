@@ -65,6 +65,8 @@ statements! {
     POINTS_AT = "insert into guard (holds) select case when coalesce(
         (select v.reference from pointers p join versions v on v.id = p.version_id where p.package_id = $1 and p.name = $2), '') = $3
         then 1 end";
+    POINTERS_TO = "select name from pointers where version_id = $1 order by name";
+    VERSION_EXISTS = "insert into guard (holds) select case when exists (select 1 from versions where id = $1) then 1 end";
     PUT_POINTER = "insert into pointers (package_id, name, version_id, changed_at) values ($1, $2, $3, $4)
         on conflict (package_id, name) do update set version_id = excluded.version_id, changed_at = excluded.changed_at";
     REMOVE_POINTER = "delete from pointers where package_id = $1 and name = $2";
@@ -425,6 +427,17 @@ pub async fn pointers(db: &Db, package: Id, after: &str, limit: i64) -> Result<V
             Ok(Pointer { name: cells.text()?, reference: cells.text()?, changed_at: cells.time()? })
         })
         .collect()
+}
+
+/// The names of the pointers at a version.
+pub async fn pointers_to(db: &Db, version: Id) -> Result<Vec<String>> {
+    let rows = db.read(Statement::read(POINTERS_TO, [version.into()])).await?;
+    rows.into_iter().map(|row| row.cells().text()).collect()
+}
+
+/// Guard `version exists`.
+pub fn version_exists(id: Id) -> Statement {
+    Statement::guard("version exists", VERSION_EXISTS, [id.into()])
 }
 
 /// Guard `pointer is unmoved`: it names the version with this reference; empty for no such pointer.

@@ -53,4 +53,6 @@ pub struct AccessNote {
     pub version: Option<Arc<str>>,
     /// Whether an artifact was sent: a download, rather than metadata.
     pub download: bool,
+    /// Whether that counts as one download of the version. A version of several artifacts is counted with one of them.
+    pub counts: bool,
 }

@@ -6,12 +6,13 @@ use larder_composer::{Composer, ComposerRoom};
 use larder_core::format::Format;
 use larder_db::changes::Change;
 use larder_http::Room;
+use larder_oci::{Gate, Oci, OciRoom, Registry};
 
 use crate::house::House;
 
 /// Every format.
 pub fn formats() -> Arc<[Arc<dyn Format>]> {
-    [Arc::new(Composer) as Arc<dyn Format>].into()
+    [Arc::new(Composer) as Arc<dyn Format>, Arc::new(Oci)].into()
 }
 
 /// A room, and how it hears of changes.
@@ -20,6 +21,11 @@ pub struct Furnished {
     pub room: Arc<dyn Room>,
     /// What forgets stale documents.
     pub listener: Box<dyn Fn(&Change) + Send + Sync>,
+}
+
+/// The operations on image repositories.
+pub fn registry(house: &House) -> Registry {
+    Registry::new(house.db.clone(), house.blobs.clone())
 }
 
 /// The rooms of all formats, for a server that clients reach at `public_url`.
@@ -31,6 +37,11 @@ pub fn rooms(house: &House, public_url: &str) -> Vec<Furnished> {
         house.recorder.clone(),
         public_url.to_owned(),
     ));
-    let listening = Arc::clone(&composer);
-    vec![Furnished { room: composer, listener: Box::new(move |change| listening.on_change(change)) }]
+    let gate = Gate::new(house.authenticator.clone(), house.host.clone(), house.config.public_url.clone());
+    let oci = Arc::new(OciRoom::new(registry(house), gate));
+    let (composer_hears, oci_hears) = (Arc::clone(&composer), Arc::clone(&oci));
+    vec![
+        Furnished { room: composer, listener: Box::new(move |change| composer_hears.on_change(change)) },
+        Furnished { room: oci, listener: Box::new(move |change| oci_hears.on_change(change)) },
+    ]
 }

@@ -6,11 +6,15 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use larder_audit::Seen;
 use larder_auth::Authenticator;
-use larder_core::{Error, Kind, Result as CoreResult, grant::Principal};
+use larder_core::{
+    Error, Kind, Result as CoreResult,
+    grant::{Action, Principal},
+};
 use larder_db::{changes::Watcher, sources};
 use larder_http::{Access, AccessLog, Part, Readiness, Site};
 use larder_jobs::queue;
 use larder_native::listener::{Limits, Listener};
+use larder_oci::retention::SWEEP;
 use larder_sources::work::SYNC;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -96,7 +100,10 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
 /// Sees to it that everything that recurs is in the queue: a schedule lives there, and is started here once.
 async fn schedule(house: &House) -> Result<()> {
     let now = house.host.now();
-    queue::ensure(&house.db, HOUSEKEEPING, "", now).await?;
+    // Brought forward, if the configuration before this one had them later.
+    for kind in [HOUSEKEEPING, SWEEP] {
+        queue::enqueue(&house.db, kind, "", now.plus(house.config.gc_every)).await?;
+    }
     for source in sources::list(&house.db).await? {
         queue::ensure(&house.db, SYNC, &source.id.to_string(), now).await?;
     }
@@ -138,6 +145,8 @@ impl AccessLog for Log {
         let note = &access.note;
         let action = match (note.action, note.download, &note.package) {
             (None, ..) => "refused",
+            (Some(Action::Publish), ..) => "publish",
+            (Some(Action::Delete), ..) => "delete",
             (_, true, _) => "download",
             (_, false, Some(_)) => "metadata",
             (_, false, None) => "list",
@@ -154,7 +163,7 @@ impl AccessLog for Log {
             address: access.address,
             user_agent: access.user_agent.unwrap_or(""),
         });
-        if note.download && access.status.as_u16() == 200 {
+        if note.download && note.counts && access.status.as_u16() == 200 {
             let download = larder_audit::Download { format: note.format, package, version, kind: "download" };
             self.0.count(&download, access.at);
         }

@@ -1,0 +1,417 @@
+//! Manifests: published in one batch with everything that they refer to, served as the bytes that came, taken away.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use larder_core::{Digest, Id, Kind, Result, grant::Principal};
+use larder_db::{
+    Batch, CommitError, Statement, blobs, changes,
+    edges::{self, Edge},
+    events::{self, Actor, Event},
+    leases,
+    packages::{self, Artifact, Package, Version},
+};
+use larder_http::{Body, Request, Response};
+use serde_json::json;
+
+use crate::{
+    ID, MANIFEST, Registry,
+    error::{Code, Refusal},
+    model::{self, Manifest, Needed},
+    names::Reference,
+    policy::Rules,
+    routes::DOCKER_CONTENT_DIGEST,
+};
+
+/// How often a publication that lost a race is decided again.
+const ATTEMPTS: usize = 10;
+
+/// A manifest with the headers that it is served with.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) bytes: Bytes,
+    /// Its digest.
+    pub(crate) text: Arc<str>,
+    etag: HeaderValue,
+    headers: HeaderMap,
+}
+
+impl Served {
+    fn new(digest: Digest, media_type: &str, bytes: Bytes) -> Self {
+        let text = digest.to_string();
+        let value = |text: &str| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
+        let etag = value(&format!("\"{text}\""));
+        let mut headers = HeaderMap::with_capacity(6);
+        headers.insert(header::CONTENT_TYPE, value(media_type));
+        headers.insert(DOCKER_CONTENT_DIGEST, value(&text));
+        headers.insert(header::ETAG, etag.clone());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        Self { bytes, text: text.into(), etag, headers }
+    }
+
+    /// The answer to a GET or HEAD.
+    pub(crate) fn respond(&self, request: &Request) -> Response {
+        let has = request.headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
+            value.to_str().is_ok_and(|list| list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == self.etag))
+        });
+        if has {
+            return Response { status: StatusCode::NOT_MODIFIED, headers: self.headers.clone(), body: Body::Empty };
+        }
+        Response { status: StatusCode::OK, headers: self.headers.clone(), body: Body::from(self.bytes.clone()) }
+    }
+}
+
+/// A manifest that a client sent.
+#[derive(Debug)]
+pub(crate) struct Push<'a> {
+    pub(crate) name: &'a str,
+    /// The digest that it must have; `None` if the client only named a tag.
+    pub(crate) digest: Option<Digest>,
+    pub(crate) tags: Vec<&'a str>,
+    pub(crate) content_type: Option<&'a str>,
+    pub(crate) bytes: Bytes,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Pushed {
+    pub(crate) digest: Digest,
+    pub(crate) subject: Option<Digest>,
+}
+
+/// What a manifest refers to that is here, and what is not.
+struct Inventory {
+    blobs: Vec<Needed>,
+    absent_blobs: Vec<Digest>,
+    parts: Vec<Digest>,
+}
+
+impl Registry {
+    /// The manifest that a reference names.
+    pub(crate) async fn manifest(&self, name: &str, reference: &Reference<'_>) -> Result<Served, Refusal> {
+        let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| Refusal::no_repository(name))?;
+        let version = match reference {
+            Reference::Tag(tag) => packages::by_pointer(&self.db, package.id, tag, MANIFEST).await?,
+            Reference::Digest(digest) => {
+                packages::by_reference(&self.db, package.id, &digest.to_string(), MANIFEST).await?.pop()
+            }
+        };
+        let version = version.ok_or_else(|| no_manifest(name, reference))?;
+        let digest: Digest = version.reference.parse()?;
+        let kept: model::Kept = serde_json::from_str(&version.metadata)
+            .map_err(|error| larder_core::Error::internal("reading a manifest's row", error))?;
+        let bytes = self.read(&digest).await?;
+        Ok(Served::new(digest, &kept.media_type, bytes))
+    }
+
+    /// The bytes of a manifest.
+    async fn read(&self, digest: &Digest) -> Result<Bytes> {
+        use futures_util::TryStreamExt as _;
+        let open = self.blobs.open(digest, None).await?;
+        if let Some(bytes) = open.whole {
+            return Ok(bytes);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(open.size).unwrap_or(0).min(model::LARGEST));
+        let mut stream = open.stream;
+        while let Some(chunk) = stream.try_next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Makes a manifest and its tags visible, in one batch with what it refers to.
+    pub(crate) async fn publish(&self, principal: &Principal, push: &Push<'_>) -> Result<Pushed, Refusal> {
+        let manifest = Manifest::parse(&push.bytes, push.content_type)?;
+        let digest = match push.digest {
+            Some(wanted) => {
+                let found = Digest::of_as(wanted.algorithm(), &push.bytes);
+                if found != wanted {
+                    return Err(Refusal::new(
+                        Code::DigestInvalid,
+                        format!("the manifest that was sent has the digest {found}, not {wanted}"),
+                        "it was changed on its way, or the wrong bytes were sent: push again",
+                    ));
+                }
+                wanted
+            }
+            None => Digest::of(&push.bytes),
+        };
+        let rules = self.policies().await?.of(push.name);
+        self.check_quota(push.name, Some(&digest), push.bytes.len() as u64).await?;
+        self.store_manifest(push, digest).await?;
+        let pushed = Pushed { digest, subject: manifest.subject };
+        for _ in 0..ATTEMPTS {
+            match self.try_publish(principal, push, &manifest, digest, &rules).await? {
+                Attempt::Done => return Ok(pushed),
+                Attempt::Again => {}
+            }
+        }
+        Err(larder_core::Error::new(Kind::Unavailable, "too many others changed this repository just now: push again")
+            .into())
+    }
+
+    /// Puts the manifest's own bytes, with a lease, so that they are there when the batch refers to them.
+    async fn store_manifest(&self, push: &Push<'_>, digest: Digest) -> Result<(), Refusal> {
+        let lease = self.lease_of(push.name, &digest);
+        if self.blobs.lease(&digest, lease.clone()).await? {
+            return Ok(());
+        }
+        let mut writer = self.blobs.begin_as(digest.algorithm()).await?;
+        writer.write(push.bytes.clone()).await?;
+        writer.finish_with(Some(digest), None, lease).await?;
+        Ok(())
+    }
+
+    async fn try_publish(
+        &self,
+        principal: &Principal,
+        push: &Push<'_>,
+        manifest: &Manifest,
+        digest: Digest,
+        rules: &Rules,
+    ) -> Result<Attempt, Refusal> {
+        let (host, now) = (self.host().clone(), self.host().now());
+        let package = packages::find(&self.db, ID, push.name).await?;
+        let known = match &package {
+            Some(package) => packages::by_reference(&self.db, package.id, &digest.to_string(), MANIFEST).await?.pop(),
+            None => None,
+        };
+        let actor = Actor::from(principal);
+        let mut batch = Batch::new();
+        let package_id = match &package {
+            Some(package) => {
+                batch.push(packages::exists(package.id));
+                batch.push(packages::changed(package.id, now));
+                package.id
+            }
+            None => {
+                let package = Package {
+                    id: host.new_id(),
+                    format: ID.to_owned(),
+                    name: push.name.to_owned(),
+                    source_id: None,
+                    summary: "{}".to_owned(),
+                    created_at: now,
+                    changed_at: now,
+                };
+                batch.push(packages::name_free(ID, push.name));
+                batch.push(packages::insert(&package));
+                package.id
+            }
+        };
+        let version_id = if let Some(known) = known {
+            batch.push(packages::version_exists(known.id));
+            known.id
+        } else {
+            let inventory = self.inventory(push.name, package.as_ref(), manifest, rules).await?;
+            let id = host.new_id();
+            batch.extend(self.insert(id, package_id, push, manifest, digest, &inventory));
+            let detail =
+                json!({ "digest": digest.to_string(), "mediaType": manifest.media_type, "size": push.bytes.len() });
+            let event = Event::new(&actor, "version.publish", subject(push.name)).with(detail);
+            batch.push(events::record(&host, &event));
+            id
+        };
+        for tag in &push.tags {
+            let before = match &package {
+                Some(package) => packages::by_pointer(&self.db, package.id, tag, MANIFEST).await?,
+                None => None,
+            };
+            let before = before.map(|version| version.reference);
+            if before.as_deref() == Some(&digest.to_string()) {
+                continue;
+            }
+            if let Some(before) = &before
+                && rules.is_immutable(tag)
+            {
+                return Err(immutable(push.name, tag, before));
+            }
+            batch.push(packages::points_at(package_id, tag, before.as_deref().unwrap_or("")));
+            batch.push(packages::put_pointer(package_id, tag, version_id, now));
+            let detail = json!({ "from": before, "to": digest.to_string() });
+            let event = Event::new(&actor, "pointer.set", pointer_subject(push.name, tag)).with(detail);
+            batch.push(events::record(&host, &event));
+        }
+        batch.extend(edges::no_orphans(version_id, package_id, &digest.to_string()));
+        batch.push(changes::notify(&host, &packages::topic(ID, push.name)));
+        match self.db.commit(batch).await {
+            Ok(_) => Ok(Attempt::Done),
+            // Somebody else pushed, moved, deleted or collected something meanwhile: look again, and decide again.
+            Err(CommitError::Guard(_)) => Ok(Attempt::Again),
+            Err(CommitError::Other(error)) if error.kind() == Kind::Conflict => Ok(Attempt::Again),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The statements that add a version with its artifacts and edges, and the guards that all of them are still there.
+    fn insert(
+        &self,
+        id: Id,
+        package: Id,
+        push: &Push<'_>,
+        manifest: &Manifest,
+        digest: Digest,
+        inventory: &Inventory,
+    ) -> Vec<Statement> {
+        let (host, now) = (self.host(), self.host().now());
+        let needed: Vec<Digest> = inventory.blobs.iter().map(|needed| needed.digest).collect();
+        let mut statements = leases::all_seen(ID, push.name, Some(package), &needed, now);
+        statements.push(blobs::is_live(&digest));
+        statements.extend(edges::all_there(package, &inventory.parts));
+        let text = digest.to_string();
+        let version = Version {
+            id,
+            version: text.clone(),
+            display: text.clone(),
+            reference: text,
+            stable: true,
+            listed: true,
+            origin: "push".to_owned(),
+            released_at: now,
+            metadata: manifest.descriptor(&digest, push.bytes.len()).to_string(),
+            sha1: None,
+        };
+        statements.push(packages::insert_version(package, &version, now));
+        let own = Needed { digest, size: push.bytes.len() as u64, elsewhere: false };
+        let names = std::iter::once(MANIFEST.to_owned()).chain(needed.iter().map(Digest::to_string));
+        for (name, needed) in names.zip(std::iter::once(&own).chain(&inventory.blobs)) {
+            let artifact = Artifact { digest: needed.digest, size: needed.size, sha1: String::new() };
+            statements.push(packages::insert_artifact(host.new_id(), id, &name, &artifact, now));
+        }
+        let absent = inventory.absent_blobs.iter().map(|digest| (Edge::Blob, digest));
+        let parts = manifest.parts.iter().map(|digest| (Edge::Part, digest));
+        let about = manifest.subject.iter().map(|digest| (Edge::Subject, digest));
+        for (edge, digest) in absent.chain(parts).chain(about) {
+            statements.push(edges::insert(id, package, edge, &digest.to_string()));
+        }
+        statements
+    }
+
+    /// Looks for everything that a manifest refers to, and says what is missing or of another size.
+    async fn inventory(
+        &self,
+        name: &str,
+        package: Option<&Package>,
+        manifest: &Manifest,
+        rules: &Rules,
+    ) -> Result<Inventory, Refusal> {
+        let now = self.host().now();
+        let sparse = rules.sparse.unwrap_or(false);
+        let (mut present, mut absent, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, needed) in manifest.blobs.iter().enumerate() {
+            let seen = leases::seen(&self.db, ID, name, &needed.digest).await?;
+            match seen.filter(|seen| seen.live && (seen.used || seen.leased_until.is_some_and(|until| until > now))) {
+                Some(seen) if seen.size != needed.size => {
+                    return Err(Refusal::new(
+                        Code::ManifestInvalid,
+                        format!(
+                            "the manifest says that {} has {} bytes, but it has {}",
+                            needed.digest, needed.size, seen.size
+                        ),
+                        "correct the size in the manifest",
+                    ));
+                }
+                Some(_) => present.push(needed.clone()),
+                None if needed.elsewhere || sparse => absent.push(needed.digest),
+                None => missing.push(format!("blob {} of {}: {}", at + 1, manifest.blobs.len(), needed.digest)),
+            }
+        }
+        let mut parts = Vec::new();
+        let there = match package {
+            Some(package) => edges::there(&self.db, package.id, &manifest.parts).await?,
+            None => HashSet::new(),
+        };
+        for (at, part) in manifest.parts.iter().enumerate() {
+            if there.contains(&part.to_string()) {
+                parts.push(*part);
+            } else if !sparse {
+                missing.push(format!("manifest {} of {}: {part}", at + 1, manifest.parts.len()));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Inventory { blobs: present, absent_blobs: absent, parts });
+        }
+        missing.truncate(10);
+        Err(Refusal::new(
+            Code::ManifestBlobUnknown,
+            format!("`{name}` does not have what this manifest refers to ({})", missing.join(", ")),
+            "push again, what is missing first; or allow it with `larder oci policy set PATTERN --sparse`",
+        ))
+    }
+
+    /// Takes a manifest away, and with it every tag that names it. Gives the tags.
+    pub(crate) async fn delete_manifest(
+        &self,
+        actor: &Actor,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<Vec<String>, Refusal> {
+        let unknown = || no_manifest(name, &Reference::Digest(*digest));
+        let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| Refusal::no_repository(name))?;
+        let reference = digest.to_string();
+        let version =
+            packages::by_reference(&self.db, package.id, &reference, MANIFEST).await?.pop().ok_or_else(unknown)?;
+        let tags = packages::pointers_to(&self.db, version.id).await?;
+        let rules = self.policies().await?.of(name);
+        if let Some(tag) = tags.iter().find(|tag| rules.is_immutable(tag)) {
+            return Err(immutable(name, tag, &reference));
+        }
+        let host = self.host();
+        let mut batch =
+            Batch::new().with(packages::version_exists(version.id)).with(packages::changed(package.id, host.now()));
+        batch.extend(edges::leave(version.id, package.id, &reference, host.now()));
+        batch.push(packages::remove_version(version.id));
+        let event =
+            Event::new(actor, "version.remove", subject(name)).with(json!({ "digest": reference, "tags": tags }));
+        batch.push(events::record(host, &event));
+        for tag in &tags {
+            let event =
+                Event::new(actor, "pointer.remove", pointer_subject(name, tag)).with(json!({ "from": reference }));
+            batch.push(events::record(host, &event));
+        }
+        batch.push(changes::notify(host, &packages::topic(ID, name)));
+        match self.db.commit(batch).await {
+            Ok(_) => Ok(tags),
+            Err(CommitError::Guard(_)) => Err(unknown()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The statements that lease a blob to a repository, and give it to the manifests that wait for it.
+    pub(crate) fn lease_of(&self, name: &str, digest: &Digest) -> Vec<Statement> {
+        let now = self.host().now();
+        vec![leases::put(ID, name, digest, now.plus(self.blobs.lease_time())), edges::adopt_blob(ID, name, digest, now)]
+    }
+}
+
+enum Attempt {
+    Done,
+    Again,
+}
+
+/// The thing of an event about a repository.
+pub(crate) fn subject(name: &str) -> String {
+    packages::topic(ID, name)
+}
+
+/// The thing of an event about a tag.
+pub(crate) fn pointer_subject(name: &str, tag: &str) -> String {
+    format!("pointer:{ID}:{name}:{tag}")
+}
+
+pub(crate) fn immutable(name: &str, tag: &str, digest: &str) -> Refusal {
+    Refusal::new(
+        Code::Denied,
+        format!("the tag `{tag}` of `{name}` never moves, and it names {digest}"),
+        "push under another tag; `larder oci policy list` shows the rule",
+    )
+}
+
+pub(crate) fn no_manifest(name: &str, reference: &Reference<'_>) -> Refusal {
+    let (what, todo) = match reference {
+        Reference::Tag(tag) => (format!("tag `{tag}`"), "see /v2/NAME/tags/list for those that there are"),
+        Reference::Digest(digest) => (format!("manifest {digest}"), "it was deleted or never pushed: push it again"),
+    };
+    Refusal::new(Code::ManifestUnknown, format!("`{name}` has no {what}"), todo)
+}

@@ -1,0 +1,58 @@
+//! All who want the same thing at the same time wait for one piece of work, which goes on if they leave.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use larder_core::Host;
+
+use super::Failure;
+
+type Flight<T> = Shared<BoxFuture<'static, Result<T, Failure>>>;
+
+/// What is under way, by name. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Flights<T: Clone>(Arc<Mutex<HashMap<String, Flight<T>>>>);
+
+impl<T: Clone> Default for Flights<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    /// Joins the work of this name, or begins it.
+    pub(super) fn join<W>(&self, host: &Host, name: &str, work: impl FnOnce() -> W) -> Flight<T>
+    where
+        W: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(name) {
+            return flight.clone();
+        }
+        let landing = Landing(self.clone(), name.to_owned());
+        let work = work();
+        let flight = async move {
+            let _landing = landing;
+            work.await
+        };
+        let flight = flight.boxed().shared();
+        flights.insert(name.to_owned(), flight.clone());
+        host.spawn.background(flight.clone().map(drop).boxed());
+        flight
+    }
+}
+
+/// Takes a flight off the list when it is over, however it ended.
+struct Landing<T: Clone>(Flights<T>, String);
+
+impl<T: Clone> Drop for Landing<T> {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
