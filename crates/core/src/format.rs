@@ -26,6 +26,11 @@ pub trait Format: Send + Sync {
         None
     }
 
+    /// Whether its packages can be taken from other registries, as clients ask for them.
+    fn is_proxied(&self) -> bool {
+        false
+    }
+
     /// Orders two of this format's versions by precedence, lowest first.
     fn compare(&self, a: &str, b: &str) -> Ordering;
 

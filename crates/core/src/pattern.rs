@@ -4,13 +4,16 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// The longest pattern that is accepted, in bytes: no package name of any format is longer.
 const LONGEST: usize = 255;
 
 /// A glob over package names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Pattern(String);
 
 impl Pattern {
@@ -104,6 +107,20 @@ impl FromStr for Pattern {
             )));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.0
     }
 }
 

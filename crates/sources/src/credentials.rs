@@ -10,6 +10,7 @@ use larder_db::{
 };
 
 use crate::{
+    fetch::Authorization,
     git::GitSecret,
     url::{GitUrl, Transport},
     vault::{Binding, Sealed, Vault},
@@ -192,22 +193,37 @@ pub async fn bind(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential
             if ssh { ("an ssh credential", "it is none") } else { ("a token or password", "it is an ssh key") };
         return Err(Error::invalid(format!("{url} needs {wanted}, but `{}` will not do: {given}", credential.name)));
     }
-    let origin = url.origin();
+    bind_to(db, vault, actor, credential, &url.origin()).await
+}
+
+/// Checks that a credential can open the registry at `origin` ([`fetch::origin`](crate::fetch::origin)), and binds it to
+/// that host if it is bound to none yet.
+pub async fn bind_to_host(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential, origin: &str) -> Result<()> {
+    if CredentialKind::parse(&credential.kind)? == CredentialKind::Ssh {
+        return Err(Error::invalid(format!(
+            "{origin} needs a token or password, but `{}` will not do: it is an ssh key",
+            credential.name
+        )));
+    }
+    bind_to(db, vault, actor, credential, origin).await
+}
+
+async fn bind_to(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential, origin: &str) -> Result<()> {
     match &credential.host {
         Some(host) if *host == origin => return Ok(()),
-        Some(host) => return Err(bound_elsewhere(credential, host, &origin)),
+        Some(host) => return Err(bound_elsewhere(credential, host, origin)),
         None => {}
     }
     let secret = unseal(vault, credential)?;
     let id = credential.id.to_string();
     let binding =
-        Binding { id: &id, kind: &credential.kind, username: credential.username.as_deref(), host: Some(&origin) };
+        Binding { id: &id, kind: &credential.kind, username: credential.username.as_deref(), host: Some(origin) };
     let sealed = vault.seal(db.host(), binding, &secret)?;
     let event = Event::new(actor, "credential.bind", format!("credential:{}", credential.name))
         .with(serde_json::json!({"host": origin}));
     let batch = Batch::new()
         .with(rows::unbound(credential.id))
-        .with(rows::bind(credential.id, &origin, &sealed.key_id, sealed.bytes))
+        .with(rows::bind(credential.id, origin, &sealed.key_id, sealed.bytes))
         .with(events::record(db.host(), &event))
         .with(changes::notify(db.host(), "credentials"));
     db.commit(batch).await?;
@@ -216,13 +232,36 @@ pub async fn bind(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential
 
 /// Opens the secret of a credential for `url`, whose host must be the one that it was made for.
 pub fn open_for(vault: &Vault, credential: &Credential, url: &GitUrl) -> Result<GitSecret> {
-    let origin = url.origin();
+    open_at(vault, credential, &url.origin())
+}
+
+/// Opens the secret of a credential for the registry at `origin`, which must be the host that it was made for.
+pub fn open_for_host(vault: &Vault, credential: &Credential, origin: &str) -> Result<Authorization> {
+    open_at(vault, credential, origin)?.try_into()
+}
+
+fn open_at(vault: &Vault, credential: &Credential, origin: &str) -> Result<GitSecret> {
     match &credential.host {
-        Some(host) if *host == origin => {
+        Some(host) if host == origin => {
             let kind = CredentialKind::parse(&credential.kind)?;
             Ok(kind.open(credential.username.as_deref(), unseal(vault, credential)?))
         }
-        other => Err(bound_elsewhere(credential, other.as_deref().unwrap_or("no host yet"), &origin)),
+        other => Err(bound_elsewhere(credential, other.as_deref().unwrap_or("no host yet"), origin)),
+    }
+}
+
+/// The header of a registry, out of what Git would be shown.
+impl TryFrom<GitSecret> for Authorization {
+    type Error = Error;
+
+    fn try_from(secret: GitSecret) -> Result<Self> {
+        match secret {
+            GitSecret::Basic { username, password } => Ok(Self::Basic { username, password }),
+            GitSecret::Bearer(token) => Ok(Self::Bearer(token)),
+            GitSecret::Ssh { .. } => Err(Error::invalid(
+                "a registry needs a token or a password, and the credential is an ssh key: add another one",
+            )),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
 //! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
-//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`packages`] takes packages away.
+//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`registry`] knows those that are other
+//! registries, [`packages`] takes packages away.
 
 pub mod artifacts;
 pub mod credentials;
@@ -11,6 +12,7 @@ pub mod git;
 pub mod manage;
 pub mod packages;
 pub mod plan;
+pub mod registry;
 pub mod settings;
 pub mod sync;
 pub mod url;
