@@ -23,6 +23,7 @@ use crate::{
     manifests,
     routes::{Call, DOCKER_CONTENT_DIGEST, OciRoom, created},
     shelf::{Kept, Layer},
+    upstream::Cold,
 };
 
 /// In how many repositories a blob is looked for when the client does not say where it is.
@@ -42,9 +43,15 @@ impl OciRoom {
             return self.send(call, &layer).await;
         }
         let flag = self.shelf.flag(call.name);
-        let Some(seen) = self.registry.visible(call.name, digest).await? else {
-            return Err(Refusal::no_blob(call.name, digest));
-        };
+        let mut seen = self.registry.visible(call.name, digest).await?;
+        if let (None, Some(proxy)) = (&seen, &self.proxy) {
+            match proxy.blob(call, digest).await? {
+                Cold::Answer(answer) => return Ok(answer),
+                Cold::Here => seen = self.registry.visible(call.name, digest).await?,
+                Cold::Unknown => {}
+            }
+        }
+        let seen = seen.ok_or_else(|| Refusal::no_blob(call.name, digest))?;
         if relies && !self.registry.rely(call.name, digest, &seen).await? {
             return Err(Refusal::no_blob(call.name, digest));
         }

@@ -112,6 +112,14 @@ impl Refusal {
         Self::Said(Box::new(Said { code, status: code.status(), message, todo, headers: Vec::new() }))
     }
 
+    /// What happened.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Said(said) => &said.message,
+            Self::House(error) => error.message(),
+        }
+    }
+
     /// With another status than the code's usual one.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {

@@ -18,6 +18,7 @@ mod shelf;
 mod tags;
 pub mod token;
 mod uploads;
+mod upstream;
 pub mod usage;
 
 use std::cmp::Ordering;
@@ -28,6 +29,7 @@ use larder_db::Db;
 
 pub use routes::OciRoom;
 pub use token::Gate;
+pub use upstream::Proxy;
 
 /// Its id in grants, tables and commands.
 pub const ID: &str = "oci";
@@ -50,6 +52,10 @@ impl Format for Oci {
 
     fn artifact(&self) -> &'static str {
         MANIFEST
+    }
+
+    fn is_proxied(&self) -> bool {
+        true
     }
 
     fn compare(&self, a: &str, b: &str) -> Ordering {

@@ -27,18 +27,23 @@ use crate::{
 /// How often a publication that lost a race is decided again.
 const ATTEMPTS: usize = 10;
 
+/// The origin of what a client sent.
+pub(crate) const PUSH: &str = "push";
+
 /// A manifest with the headers that it is served with.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) bytes: Bytes,
     /// Its digest.
     pub(crate) text: Arc<str>,
+    /// Its repository.
+    pub(crate) name: Arc<str>,
     etag: HeaderValue,
     headers: HeaderMap,
 }
 
 impl Served {
-    fn new(digest: Digest, media_type: &str, bytes: Bytes) -> Self {
+    fn new(name: &str, digest: Digest, media_type: &str, bytes: Bytes) -> Self {
         let text = digest.to_string();
         let value = |text: &str| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
         let etag = value(&format!("\"{text}\""));
@@ -47,7 +52,7 @@ impl Served {
         headers.insert(DOCKER_CONTENT_DIGEST, value(&text));
         headers.insert(header::ETAG, etag.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        Self { bytes, text: text.into(), etag, headers }
+        Self { bytes, text: text.into(), name: name.into(), etag, headers }
     }
 
     /// The answer to a GET or HEAD.
@@ -71,6 +76,8 @@ pub(crate) struct Push<'a> {
     pub(crate) tags: Vec<&'a str>,
     pub(crate) content_type: Option<&'a str>,
     pub(crate) bytes: Bytes,
+    /// Where it comes from: [`PUSH`], or a source.
+    pub(crate) origin: &'a str,
 }
 
 /// What became of it.
@@ -81,10 +88,10 @@ pub(crate) struct Pushed {
 }
 
 /// What a manifest refers to that is here, and what is not.
-struct Inventory {
-    blobs: Vec<Needed>,
-    absent_blobs: Vec<Digest>,
-    parts: Vec<Digest>,
+pub(crate) struct Inventory {
+    pub(crate) blobs: Vec<Needed>,
+    pub(crate) absent_blobs: Vec<Digest>,
+    pub(crate) parts: Vec<Digest>,
 }
 
 impl Registry {
@@ -102,7 +109,7 @@ impl Registry {
         let kept: model::Kept = serde_json::from_str(&version.metadata)
             .map_err(|error| larder_core::Error::internal("reading a manifest's row", error))?;
         let bytes = self.read(&digest).await?;
-        Ok(Served::new(digest, &kept.media_type, bytes))
+        Ok(Served::new(name, digest, &kept.media_type, bytes))
     }
 
     /// The bytes of a manifest.
@@ -152,7 +159,7 @@ impl Registry {
     }
 
     /// Puts the manifest's own bytes, with a lease, so that they are there when the batch refers to them.
-    async fn store_manifest(&self, push: &Push<'_>, digest: Digest) -> Result<(), Refusal> {
+    pub(crate) async fn store_manifest(&self, push: &Push<'_>, digest: Digest) -> Result<(), Refusal> {
         let lease = self.lease_of(push.name, &digest);
         if self.blobs.lease(&digest, lease.clone()).await? {
             return Ok(());
@@ -179,27 +186,7 @@ impl Registry {
         };
         let actor = Actor::from(principal);
         let mut batch = Batch::new();
-        let package_id = match &package {
-            Some(package) => {
-                batch.push(packages::exists(package.id));
-                batch.push(packages::changed(package.id, now));
-                package.id
-            }
-            None => {
-                let package = Package {
-                    id: host.new_id(),
-                    format: ID.to_owned(),
-                    name: push.name.to_owned(),
-                    source_id: None,
-                    summary: "{}".to_owned(),
-                    created_at: now,
-                    changed_at: now,
-                };
-                batch.push(packages::name_free(ID, push.name));
-                batch.push(packages::insert(&package));
-                package.id
-            }
-        };
+        let package_id = self.stay_or_come(&mut batch, package.as_ref(), push.name);
         let version_id = if let Some(known) = known {
             batch.push(packages::version_exists(known.id));
             known.id
@@ -244,8 +231,30 @@ impl Registry {
         }
     }
 
+    /// Adds to a batch that a repository is still there, or that it appears. Gives its id.
+    fn stay_or_come(&self, batch: &mut Batch, package: Option<&Package>, name: &str) -> Id {
+        let now = self.host().now();
+        if let Some(package) = package {
+            batch.push(packages::exists(package.id));
+            batch.push(packages::changed(package.id, now));
+            return package.id;
+        }
+        let package = Package {
+            id: self.host().new_id(),
+            format: ID.to_owned(),
+            name: name.to_owned(),
+            source_id: None,
+            summary: "{}".to_owned(),
+            created_at: now,
+            changed_at: now,
+        };
+        batch.push(packages::name_free(ID, name));
+        batch.push(packages::insert(&package));
+        package.id
+    }
+
     /// The statements that add a version with its artifacts and edges, and the guards that all of them are still there.
-    fn insert(
+    pub(crate) fn insert(
         &self,
         id: Id,
         package: Id,
@@ -267,7 +276,7 @@ impl Registry {
             reference: text,
             stable: true,
             listed: true,
-            origin: "push".to_owned(),
+            origin: push.origin.to_owned(),
             released_at: now,
             metadata: manifest.descriptor(&digest, push.bytes.len()).to_string(),
             sha1: None,

@@ -41,6 +41,11 @@ pub fn parse_digest(text: &str) -> Result<Digest, Refusal> {
     })
 }
 
+/// The tag under which clients of a registry without lists of referrers keep that of a manifest.
+pub fn fallback_tag(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), &digest.hex()[..64])
+}
+
 /// Checks a repository name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, and more of that behind slashes.
 pub fn check_name(name: &str) -> Result<(), Refusal> {
     if name.len() <= LONGEST_NAME && name.split('/').all(is_component) {

@@ -13,8 +13,9 @@ use crate::{
     ID, Registry,
     error::Refusal,
     model::{self, INDEX, Listing},
-    names::Reference,
+    names::{self, Reference},
     routes::{Call, OciRoom, link},
+    upstream::{Listed, Stale},
 };
 
 /// Says which filters the answer went through.
@@ -38,10 +39,20 @@ impl OciRoom {
             let text = |name| query.get(name).map(std::borrow::Cow::into_owned).filter(|text| !text.is_empty());
             (text("artifactType"), text("last").unwrap_or_default())
         };
-        let package = packages::find(&self.registry.db, ID, call.name).await?;
-        let (found, next) = match &package {
-            Some(package) => self.registry.about(package, call.name, digest, wanted.as_deref(), after).await?,
-            None => (Vec::new(), None),
+        let (stale, there) = match &self.proxy {
+            None => (None, None),
+            Some(proxy) => match proxy.referrers(call.name, digest).await? {
+                Listed::Own => (None, None),
+                Listed::OnlyHere(stale) => (Some(stale), None),
+                Listed::There(there, stale) => (stale, Some(there)),
+            },
+        };
+        let (found, next) = match there {
+            Some(there) => part(&there, wanted.as_deref(), &after),
+            None => match packages::find(&self.registry.db, ID, call.name).await? {
+                Some(package) => self.registry.about(&package, call.name, digest, wanted.as_deref(), after).await?,
+                None => (Vec::new(), None),
+            },
         };
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": found });
         let mut response = Response::bytes(StatusCode::OK, INDEX, index.to_string());
@@ -54,8 +65,27 @@ impl OciRoom {
         } else if let Some(next) = &next {
             response.headers.insert(header::LINK, link::next(&call.path(), &format!("last={next}")));
         }
-        Ok(response)
+        Ok(Stale::dressed(stale.as_ref(), self.registry.host().now(), response))
     }
+}
+
+/// One page of a list that is in memory, and where the next one begins: `after` is how many come before it.
+fn part(all: &[Value], wanted: Option<&str>, after: &str) -> (Vec<Value>, Option<String>) {
+    let is_wanted = |descriptor: &Value| {
+        wanted.is_none_or(|wanted| descriptor.get("artifactType").and_then(Value::as_str) == Some(wanted))
+    };
+    let (mut found, mut size) = (Vec::new(), 0);
+    for (at, descriptor) in all.iter().enumerate().skip(after.parse().unwrap_or(0)) {
+        if !is_wanted(descriptor) {
+            continue;
+        }
+        if found.len() >= MOST || size >= BYTES {
+            return (found, Some(at.to_string()));
+        }
+        size += descriptor.to_string().len();
+        found.push(descriptor.clone());
+    }
+    (found, None)
 }
 
 impl Registry {
@@ -103,7 +133,7 @@ impl Registry {
     /// The descriptors that a client of a registry without this list put under a tag made from the digest: they count
     /// here as well, as the specification demands of a registry that once had no such list.
     async fn listed_by_tag(&self, name: &str, digest: &Digest) -> Result<Vec<Value>> {
-        let tag = format!("{}-{}", digest.algorithm().as_str(), &digest.hex()[..64]);
+        let tag = names::fallback_tag(digest);
         let served = match self.manifest(name, &Reference::Tag(&tag)).await {
             Ok(served) => served,
             Err(Refusal::Said(_)) => return Ok(Vec::new()),

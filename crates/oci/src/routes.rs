@@ -2,7 +2,10 @@
 //!
 //! All state of an upload is in its path, and every `Location` is relative: no proxy in front of Larder can break either.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -12,17 +15,18 @@ use larder_core::{
     grant::{Action, Principal},
 };
 use larder_db::{changes::Change, policies};
-use larder_http::{AccessNote, Request, Response, Room};
+use larder_http::{AccessNote, Document, Request, Response, Room};
 use serde_json::json;
 
 use crate::{
     ID, Registry,
     error::{Code, Refusal, face},
-    manifests::Push,
+    manifests::{PUSH, Push},
     model,
     names::{self, Reference},
     shelf::{self, Kept, Shelf},
     token::Gate,
+    upstream::{Listed, Looked, OCI_NAMESPACE, Proxy, Stale},
 };
 
 /// The digest of what is answered with.
@@ -127,6 +131,8 @@ pub(crate) struct Call<'a> {
     pub(crate) asker: &'a Arc<Principal>,
     pub(crate) access: &'a mut AccessNote,
     pub(crate) name: &'a str,
+    /// The path by which answers are remembered: it says what is asked for, in the names that are used here.
+    pub(crate) path: &'a str,
     pub(crate) gate: &'a Gate,
 }
 
@@ -148,9 +154,9 @@ impl Call<'_> {
         }
     }
 
-    /// The path that was asked for, behind `/v2/`, by which answers are remembered.
+    /// The path by which answers are remembered.
     pub(crate) fn path(&self) -> String {
-        self.request.decoded_path().into_owned()
+        self.path.to_owned()
     }
 }
 
@@ -158,17 +164,28 @@ impl Call<'_> {
 pub struct OciRoom {
     pub(crate) registry: Registry,
     pub(crate) shelf: Shelf,
+    /// Where repositories of other registries come from.
+    pub(crate) proxy: Option<Proxy>,
     gate: Gate,
 }
 
 impl OciRoom {
     /// Over the operations, with the gate that gives out tokens.
     pub fn new(registry: Registry, gate: Gate) -> Self {
-        Self { registry, shelf: Shelf::new(), gate }
+        Self { registry, shelf: Shelf::new(), proxy: None, gate }
+    }
+
+    /// With repositories of other registries.
+    #[must_use]
+    pub fn with_proxy(self, proxy: Proxy) -> Self {
+        Self { proxy: Some(proxy), ..self }
     }
 
     /// Forgets what a change makes stale.
     pub fn on_change(&self, change: &Change) {
+        if let Some(proxy) = &self.proxy {
+            proxy.on_change(change);
+        }
         match change {
             Change::Everything => self.shelf.clear(),
             Change::Topic(topic) if topic == policies::TOPIC => {}
@@ -187,8 +204,47 @@ impl OciRoom {
         access: &mut AccessNote,
     ) -> Result<Response, Refusal> {
         access.format = ID;
-        let path = request.decoded_path().into_owned();
-        let endpoint = Endpoint::parse(&path).ok_or_else(|| {
+        if let Some(response) = self.warm(request, asker, access) {
+            return Ok(response);
+        }
+        let namespace = request.query()?.get("ns").filter(|namespace| !namespace.is_empty()).map(Cow::into_owned);
+        let mut path = request.decoded_path().into_owned();
+        if let Some(namespace) = &namespace {
+            path = self.in_our_names(request, asker, namespace, &path).await?;
+        }
+        let response = self.answer_at(request, asker, access, &path).await?;
+        Ok(match namespace {
+            Some(namespace) => response.with(OCI_NAMESPACE, value(&namespace)),
+            None => response,
+        })
+    }
+
+    /// The path of a request to a mirror of another registry. Mirrors are only read.
+    async fn in_our_names(
+        &self,
+        request: &Request,
+        asker: &Principal,
+        namespace: &str,
+        path: &str,
+    ) -> Result<String, Refusal> {
+        let Some(proxy) = self.proxy.as_ref().filter(|_| request.reads()) else {
+            return Err(Refusal::new(
+                Code::Unsupported,
+                format!("nothing of {namespace} is to be had or changed here"),
+                "push without ?ns=, under a name of this registry",
+            ));
+        };
+        proxy.path_for(asker, namespace, path).await
+    }
+
+    async fn answer_at(
+        &self,
+        request: &mut Request,
+        asker: &Arc<Principal>,
+        access: &mut AccessNote,
+        path: &str,
+    ) -> Result<Response, Refusal> {
+        let endpoint = Endpoint::parse(path).ok_or_else(|| {
             Refusal::new(
                 Code::Unsupported,
                 "there is nothing at this address",
@@ -201,7 +257,7 @@ impl OciRoom {
         if endpoint.name().is_some() {
             names::check_name(name)?;
         }
-        let mut call = Call { request, asker, access, name, gate: &self.gate };
+        let mut call = Call { request, asker, access, name, path, gate: &self.gate };
         let reads = method == Method::GET || method == Method::HEAD;
         match &endpoint {
             Endpoint::Base if reads => self.base(&call),
@@ -241,6 +297,25 @@ impl OciRoom {
         }
     }
 
+    /// A manifest that is in memory. Clusters ask for the same few all day long, so this way allocates nothing.
+    fn warm(&self, request: &Request, asker: &Principal, access: &mut AccessNote) -> Option<Response> {
+        if !request.reads() || request.query().is_ok_and(|query| query.get("ns").is_some()) {
+            return None;
+        }
+        let path = request.decoded_path();
+        let Some(Endpoint::Manifest { name, .. }) = Endpoint::parse(&path) else { return None };
+        if decide(asker, Action::Read, ID, name) != Decision::Allow {
+            return None;
+        }
+        let Some(Kept::Manifest(served)) = self.shelf.get(&path) else { return None };
+        access.action = Some(Action::Read);
+        access.download = true;
+        access.counts = true;
+        access.package = Some(Arc::clone(&served.name));
+        access.version = Some(Arc::clone(&served.text));
+        Some(served.respond(request))
+    }
+
     /// Clients read here how to log in, even where anonymous may read: only then do they ever log in.
     fn base(&self, call: &Call<'_>) -> Result<Response, Refusal> {
         if call.asker.token.is_none() && !call.asker.limited {
@@ -253,23 +328,35 @@ impl OciRoom {
         call.demand(Action::Read)?;
         call.access.download = true;
         call.access.counts = true;
-        let path = call.path();
-        let served = if let Some(Kept::Manifest(served)) = self.shelf.get(&path) {
-            served
-        } else {
-            let flag = self.shelf.flag(call.name);
-            let served = Arc::new(self.registry.manifest(call.name, reference).await?);
-            if served.bytes.len() <= shelf::LARGEST {
-                self.shelf.keep(&path, Kept::Manifest(Arc::clone(&served)), flag);
-            }
-            served
+        let looked = match &self.proxy {
+            Some(proxy) => proxy.manifest(call.name, reference).await?,
+            None => Looked::Own,
         };
+        if let Looked::Here { changed: true } = looked {
+            self.shelf.forget(call.name);
+        }
+        let flag = self.shelf.flag(call.name);
+        let served = Arc::new(self.registry.manifest(call.name, reference).await?);
+        // A tag of another registry is looked at again when its time has come; its manifest never changes.
+        let lasts = matches!(looked, Looked::Own) || matches!(reference, Reference::Digest(_));
+        if lasts && served.bytes.len() <= shelf::LARGEST {
+            self.shelf.keep(&call.path(), Kept::Manifest(Arc::clone(&served)), flag);
+        }
         call.access.version = Some(Arc::clone(&served.text));
-        Ok(served.respond(call.request))
+        Ok(looked.dress(self.registry.host().now(), served.respond(call.request)))
+    }
+
+    /// Refuses to change what comes from another registry.
+    pub(crate) async fn refuse_push(&self, name: &str) -> Result<(), Refusal> {
+        match &self.proxy {
+            Some(proxy) => proxy.refuse_push(name).await,
+            None => Ok(()),
+        }
     }
 
     async fn put_manifest(&self, call: &mut Call<'_>, reference: &Reference<'_>) -> Result<Response, Refusal> {
         call.demand(Action::Publish)?;
+        self.refuse_push(call.name).await?;
         let bytes = call.request.body.read_all(model::LARGEST).await?;
         let query = call.request.query()?;
         let also: Vec<Cow<'_, str>> = query.pairs().filter(|(name, _)| name == "tag").map(|(_, tag)| tag).collect();
@@ -292,7 +379,7 @@ impl OciRoom {
             .status(StatusCode::URI_TOO_LONG));
         }
         let content_type = call.request.header(header::CONTENT_TYPE);
-        let push = Push { name: call.name, digest, tags, content_type, bytes };
+        let push = Push { name: call.name, digest, tags, content_type, bytes, origin: PUSH };
         let pushed = self.registry.publish(call.asker, &push).await?;
         // Whoever pushed sees it at once; the other replicas hear of it within a second.
         self.shelf.forget(call.name);
@@ -323,18 +410,36 @@ impl OciRoom {
 
     async fn tags(&self, call: &mut Call<'_>) -> Result<Response, Refusal> {
         call.demand(Action::Read)?;
+        let stale = match &self.proxy {
+            None => None,
+            Some(proxy) => match proxy.tags(call.name).await? {
+                Listed::Own => None,
+                Listed::OnlyHere(stale) => Some(stale),
+                Listed::There(names, stale) => {
+                    let page = Page::of(call.request, &names)?;
+                    let answer = page.answer(call.request, &json!({ "name": call.name, "tags": page.names }));
+                    return Ok(Stale::dressed(stale.as_ref(), self.registry.host().now(), answer));
+                }
+            },
+        };
         let path = call.path();
         let tags = if let Some(Kept::Tags(tags)) = self.shelf.get(&path) {
             tags
         } else {
             let flag = self.shelf.flag(call.name);
-            let tags = self.registry.tag_names(call.name).await?;
-            let tags = Arc::new(tags.ok_or_else(|| Refusal::no_repository(call.name))?);
+            let names = self.registry.tag_names(call.name).await?;
+            let names = names.ok_or_else(|| Refusal::no_repository(call.name))?;
+            let tags = Arc::new(shelf::Tags { names, whole: OnceLock::new() });
             self.shelf.keep(&path, Kept::Tags(Arc::clone(&tags)), flag);
             tags
         };
-        let page = Page::of(call.request, &tags)?;
-        page.answer(call.request, &json!({ "name": call.name, "tags": page.names }))
+        let page = Page::of(call.request, &tags.names)?;
+        let list = || json!({ "name": call.name, "tags": page.names });
+        if page.names.len() == tags.names.len() {
+            let whole = tags.whole.get_or_init(|| Document::new("application/json", list().to_string(), None));
+            return Ok(Stale::dressed(stale.as_ref(), self.registry.host().now(), whole.respond(call.request)));
+        }
+        Ok(Stale::dressed(stale.as_ref(), self.registry.host().now(), page.answer(call.request, &list())))
     }
 
     async fn catalog(&self, call: &mut Call<'_>) -> Result<Response, Refusal> {
@@ -346,7 +451,7 @@ impl OciRoom {
         let mut names = self.registry.repository_names().await?;
         names.retain(|name| view.sees(name));
         let page = Page::of(call.request, &names)?;
-        page.answer(call.request, &json!({ "repositories": page.names }))
+        Ok(page.answer(call.request, &json!({ "repositories": page.names })))
     }
 }
 
@@ -402,13 +507,13 @@ impl<'a> Page<'a> {
         Ok(Self { names: &all[start..end], more: (end < all.len() && wanted > 0).then_some(wanted) })
     }
 
-    fn answer(&self, request: &Request, body: &serde_json::Value) -> Result<Response, Refusal> {
+    fn answer(&self, request: &Request, body: &serde_json::Value) -> Response {
         let mut response = Response::json(StatusCode::OK, body);
         if let (Some(n), Some(last)) = (self.more, self.names.last()) {
             let rest = format!("n={n}&last={}", link::encoded(last));
             response.headers.insert(header::LINK, link::next(&request.decoded_path(), &rest));
         }
-        Ok(response)
+        response
     }
 }
 
@@ -417,6 +522,18 @@ pub(crate) mod link {
     use std::fmt::Write as _;
 
     use http::HeaderValue;
+
+    /// Where the next page is, by the header of somebody else.
+    pub(crate) fn target(text: &str) -> Option<&str> {
+        text.split(',').find_map(|link| {
+            let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+            let is_next = |parameter: &str| {
+                let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+                name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+            };
+            parameters.split(';').any(is_next).then_some(target)
+        })
+    }
 
     /// The header's value.
     pub(crate) fn next(path: &str, query: &str) -> HeaderValue {
@@ -491,6 +608,19 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(Endpoint::parse(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn next_pages_of_others_are_found() {
+        for (text, expected) in [
+            (r#"</v2/a/tags/list?n=2&last=b>; rel="next""#, Some("/v2/a/tags/list?n=2&last=b")),
+            (r#"<https://a.example.org/x>; rel="prev", <y>; title=z; REL=Next"#, Some("y")),
+            (r#"<x>; rel="prev""#, None),
+            ("x; rel=next", None),
+            ("", None),
+        ] {
+            assert_eq!(link::target(text), expected, "{text}");
         }
     }
 

@@ -6,13 +6,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use larder_core::Digest;
-use larder_http::File;
+use larder_http::{Document, File};
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::manifests::Served;
@@ -33,11 +33,20 @@ pub(crate) struct Layer {
     pub(crate) file: File,
 }
 
+/// The tags of a repository.
+#[derive(Debug)]
+pub(crate) struct Tags {
+    /// Sorted.
+    pub(crate) names: Vec<String>,
+    /// The answer with all of them, once somebody asked for that.
+    pub(crate) whole: OnceLock<Document>,
+}
+
 /// One thing that is kept.
 #[derive(Clone, Debug)]
 pub(crate) enum Kept {
     Manifest(Arc<Served>),
-    Tags(Arc<Vec<String>>),
+    Tags(Arc<Tags>),
     Layer(Arc<Layer>),
 }
 
@@ -58,7 +67,7 @@ impl Weighter<String, Entry> for ByBytes {
     fn weight(&self, key: &String, entry: &Entry) -> u64 {
         let bytes = match &entry.kept {
             Kept::Manifest(served) => served.bytes.len() + 500,
-            Kept::Tags(tags) => tags.iter().map(|tag| tag.len() + 24).sum(),
+            Kept::Tags(tags) => tags.names.iter().map(|tag| 2 * tag.len() + 30).sum(),
             Kept::Layer(_) => 500,
         };
         (bytes + key.len() + 100) as u64
@@ -125,7 +134,7 @@ mod tests {
     use super::*;
 
     fn tags() -> Kept {
-        Kept::Tags(Arc::new(vec!["1".to_owned()]))
+        Kept::Tags(Arc::new(Tags { names: vec!["1".to_owned()], whole: OnceLock::new() }))
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Gate {
                 Action::Publish => "pull,push",
                 Action::Delete => "delete",
             };
-            text.push_str(&format!(r#",scope="repository:{name}:{words}""#));
+            text = format!(r#"{text},scope="repository:{name}:{words}""#);
         }
         if insufficient {
             text.push_str(r#",error="insufficient_scope""#);
@@ -151,7 +151,7 @@ impl Gate {
 
     /// `GET` or `POST /v2/token`.
     pub(crate) async fn give(&self, call: &mut Call<'_>) -> Result<Response, Refusal> {
-        let (asker, asked) = if call.request.method == Method::POST {
+        let (who, asked) = if call.request.method == Method::POST {
             let form = call.request.body.read_all(FORM).await?;
             let form = std::str::from_utf8(&form).map_err(|_| wrong("the form is not text"))?;
             let asked = Asked::read(Query::parse(form)?);
@@ -159,12 +159,12 @@ impl Gate {
         } else {
             (Arc::clone(call.asker), Asked::read(call.request.query()?))
         };
-        if asker.token.is_none() && asker.grants.is_empty() {
+        if who.token.is_none() && who.grants.is_empty() {
             return Err(unauthenticated().into());
         }
-        let limits = self.limits(&asker, &asked.scopes);
+        let limits = limits(&who, &asked.scopes);
         let granted: Vec<String> = limits.iter().map(scope_of).collect();
-        let text = self.authenticator.pass(&asker, limits, PASS)?;
+        let text = self.authenticator.pass(&who, limits, PASS)?;
         let mut answer = json!({
             "token": text,
             "access_token": text,
@@ -172,8 +172,8 @@ impl Gate {
             "issued_at": self.host.now().to_string(),
             "scope": granted.join(" "),
         });
-        if asked.offline && asker.name != PrincipalName::Anonymous {
-            answer["refresh_token"] = self.authenticator.pass_for_passes(&asker, REFRESH)?.into();
+        if asked.offline && who.name != PrincipalName::Anonymous {
+            answer["refresh_token"] = self.authenticator.pass_for_passes(&who, REFRESH)?.into();
         } else if asked.grant_type == "refresh_token" {
             answer["refresh_token"] = asked.refresh_token.into();
         }
@@ -194,37 +194,37 @@ impl Gate {
         // Clients that keep an identity token show it as a password too.
         Ok(self.authenticator.recognise_secret(secret).await?)
     }
+}
 
-    /// What of the wanted scopes the asker may do.
-    fn limits(&self, asker: &Principal, scopes: &[String]) -> Vec<Grant> {
-        let mut limits: Vec<Grant> = Vec::new();
-        for scope in scopes.iter().take(MOST_SCOPES) {
-            let Some((kind, rest)) = scope.split_once(':') else { continue };
-            let Some((name, wanted)) = rest.rsplit_once(':') else { continue };
-            if kind == "registry" && name == "catalog" {
-                // The list shows what its asker may read, and no more.
-                limits.push(Grant {
-                    actions: Actions::READ,
-                    format: Some(ID.to_owned()),
-                    pattern: Pattern::everything(),
-                });
-                continue;
-            }
-            if kind != "repository" || names::check_name(name).is_err() {
-                continue;
-            }
-            let is_wanted = |word: &str| wanted.split(',').any(|wanted| wanted == word || wanted == "*");
-            let allowed: Vec<&str> = WORDS
-                .into_iter()
-                .filter(|(word, action)| is_wanted(word) && decide(asker, *action, ID, name) == Decision::Allow)
-                .map(|(_, action)| action.as_str())
-                .collect();
-            if let (Ok(actions), Ok(pattern)) = (allowed.join(",").parse::<Actions>(), name.parse::<Pattern>()) {
-                limits.push(Grant { actions, format: Some(ID.to_owned()), pattern });
-            }
+/// What of the wanted scopes the asker may do.
+fn limits(asker: &Principal, scopes: &[String]) -> Vec<Grant> {
+    let mut limits: Vec<Grant> = Vec::new();
+    for scope in scopes.iter().take(MOST_SCOPES) {
+        let Some((kind, rest)) = scope.split_once(':') else { continue };
+        let Some((name, wanted)) = rest.rsplit_once(':') else { continue };
+        if kind == "registry" && name == "catalog" {
+            // The list shows what its asker may read, and no more.
+            limits.push(Grant {
+                actions: Actions::READ,
+                format: Some(ID.to_owned()),
+                pattern: Pattern::everything(),
+            });
+            continue;
         }
-        limits
+        if kind != "repository" || names::check_name(name).is_err() {
+            continue;
+        }
+        let is_wanted = |word: &str| wanted.split(',').any(|wanted| wanted == word || wanted == "*");
+        let allowed: Vec<&str> = WORDS
+            .into_iter()
+            .filter(|(word, action)| is_wanted(word) && decide(asker, *action, ID, name) == Decision::Allow)
+            .map(|(_, action)| action.as_str())
+            .collect();
+        if let (Ok(actions), Ok(pattern)) = (allowed.join(",").parse::<Actions>(), name.parse::<Pattern>()) {
+            limits.push(Grant { actions, format: Some(ID.to_owned()), pattern });
+        }
     }
+    limits
 }
 
 /// A grant in the words of a scope.

@@ -21,6 +21,7 @@ impl OciRoom {
     /// `POST name/blobs/uploads/`
     pub(crate) async fn begin_upload(&self, call: &mut Call<'_>) -> Result<Response, Refusal> {
         call.demand(Action::Publish)?;
+        self.refuse_push(call.name).await?;
         let (mount, from, digest, algorithm) = {
             let query = call.request.query()?;
             let text = |name| query.get(name).map(std::borrow::Cow::into_owned).filter(|text| !text.is_empty());
@@ -67,7 +68,7 @@ impl OciRoom {
         }
         let lease = self.registry.lease_of(call.name, digest);
         writer.finish_with(Some(*digest), size, lease).await.map_err(|error| mismatch(error, digest))?;
-        self.landed(call, digest)
+        Ok(landed(call, digest))
     }
 
     /// `GET name/blobs/uploads/ID`
@@ -125,7 +126,7 @@ impl OciRoom {
         let lease = self.registry.lease_of(call.name, &digest);
         let stored: StoredBlob = writer.finish(digest, lease).await.map_err(|error| mismatch(error, &digest))?;
         debug_assert_eq!(stored.digest, digest);
-        self.landed(call, &digest)
+        Ok(landed(call, &digest))
     }
 
     /// `DELETE name/blobs/uploads/ID`
@@ -156,11 +157,12 @@ impl OciRoom {
             SessionError::Other(error) => error.into(),
         })
     }
+}
 
-    fn landed(&self, call: &mut Call<'_>, digest: &Digest) -> Result<Response, Refusal> {
-        call.access.version = Some(digest.to_string().into());
-        Ok(created(call.name, "blobs", digest))
-    }
+/// 201, once a blob is here.
+fn landed(call: &mut Call<'_>, digest: &Digest) -> Response {
+    call.access.version = Some(digest.to_string().into());
+    created(call.name, "blobs", digest)
 }
 
 /// Whose upload this is, and where.

@@ -20,7 +20,11 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use larder_core::{Digest, Error, Kind, Result, Time};
+use larder_auth::{Decision, decide};
+use larder_core::{
+    Error, Kind, Result, Time,
+    grant::{Action, Principal},
+};
 use larder_db::{
     Db,
     changes::Change,
@@ -35,6 +39,7 @@ use larder_sources::{
 use quick_cache::sync::Cache;
 
 use self::{client::Client, flight::Flights, layer::Downloads, listing::Listings};
+pub(crate) use self::{layer::Cold, listing::Listed};
 use crate::{
     ID, Registry,
     error::{Code, Refusal},
@@ -113,6 +118,8 @@ pub(crate) struct Stale {
 /// What became of looking at an upstream.
 #[derive(Debug)]
 pub(crate) enum Looked {
+    /// The repository is our own.
+    Own,
     /// What is here is true.
     Here {
         /// Something came just now, and what is in memory is not true any more.
@@ -166,7 +173,9 @@ impl Proxy {
             None => Some(first),
             // It was pushed here.
             Some(None) => None,
-            Some(Some(source)) => std::iter::once(first).chain(candidates).find(|(client, _)| client.upstream.id() == source),
+            Some(Some(source)) => {
+                std::iter::once(first).chain(candidates).find(|(client, _)| client.upstream.id() == source)
+            }
         };
         Ok(found.map(|(client, there)| Origin { client: Arc::clone(client), there: there.to_owned(), package }))
     }
@@ -183,8 +192,9 @@ impl Proxy {
     }
 
     /// What is asked for by a client that uses this as a mirror of another registry (`?ns=docker.io`): the same path with
-    /// the name that the repository has here. It is told nothing about repositories that come from elsewhere.
-    pub(crate) async fn path_for(&self, namespace: &str, path: &str) -> Result<String, Refusal> {
+    /// the name that the repository has here. Who may read that is told nothing about repositories that come from
+    /// elsewhere, and who may not is refused by what comes next.
+    pub(crate) async fn path_for(&self, asker: &Principal, namespace: &str, path: &str) -> Result<String, Refusal> {
         let unknown = || {
             Refusal::new(
                 Code::NameUnknown,
@@ -192,15 +202,18 @@ impl Proxy {
                 "`larder source add oci https://HOST` adds an upstream registry",
             )
         };
-        let Some(there) = Endpoint::parse(path).and_then(|endpoint| endpoint.name()) else { return Ok(path.to_owned()) };
+        let Some(there) = Endpoint::parse(path).and_then(|endpoint| endpoint.name()) else {
+            return Ok(path.to_owned());
+        };
         let clients = self.clients().await?;
         let mut matching = clients.iter().filter(|client| means(namespace, &fetch::origin(&client.upstream.url)));
-        let (client, here) = matching
-            .find_map(|client| Some((client, client.upstream.name_here(there)?)))
-            .ok_or_else(unknown)?;
-        let origin = self.origin(&here).await?;
-        if origin.is_none_or(|origin| origin.client.upstream.id() != client.upstream.id()) {
-            return Err(unknown());
+        let (client, here) =
+            matching.find_map(|client| Some((client, client.upstream.name_here(there)?))).ok_or_else(unknown)?;
+        if decide(asker, Action::Read, ID, &here) == Decision::Allow {
+            let origin = self.origin(&here).await?;
+            if origin.is_none_or(|origin| origin.client.upstream.id() != client.upstream.id()) {
+                return Err(unknown());
+            }
         }
         let rest = path.strip_prefix("/v2/").and_then(|rest| rest.strip_prefix(there)).unwrap_or_default();
         Ok(format!("/v2/{here}{rest}"))
@@ -217,7 +230,13 @@ impl Proxy {
         let inner = &self.inner;
         let upstreams = registry::of_format(self.db(), ID).await?;
         let client = |upstream| {
-            Arc::new(Client::new(upstream, self.db().clone(), inner.vault.clone(), Arc::clone(&inner.fetch), inner.allow_local))
+            Arc::new(Client::new(
+                upstream,
+                self.db().clone(),
+                inner.vault.clone(),
+                Arc::clone(&inner.fetch),
+                inner.allow_local,
+            ))
         };
         let clients: Arc<[Arc<Client>]> = upstreams.into_iter().map(client).collect();
         let mut known = self.known();
@@ -283,6 +302,14 @@ impl Failure {
     }
 }
 
+impl Looked {
+    /// Says in an answer whether it is old.
+    pub(crate) fn dress(&self, now: Time, response: Response) -> Response {
+        let stale = if let Self::Stale(stale) = self { Some(stale) } else { None };
+        Stale::dressed(stale, now, response)
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
@@ -293,13 +320,23 @@ impl From<Error> for Failure {
 }
 
 impl Stale {
-    /// Says so in an answer (RFC 9111, 5.1; the distribution specification, warnings).
-    pub(crate) fn dress(&self, now: Time, response: &mut Response) {
+    /// Says in an answer whether it is old.
+    pub(crate) fn dressed(stale: Option<&Self>, now: Time, mut response: Response) -> Response {
+        if let Some(stale) = stale {
+            stale.dress(now, &mut response);
+        }
+        response
+    }
+
+    /// As a warning of the distribution specification, and an age (RFC 9111, 5.1).
+    fn dress(&self, now: Time, response: &mut Response) {
         let age = self.since.map(|since| now.since(since).as_secs());
         let visible = |c: char| if c == '"' || c == '\\' || !(' '..='~').contains(&c) { '\'' } else { c };
         let why: String = self.why.chars().map(visible).take(500).collect();
         let text = format!("299 - \"this may be outdated: {why}\"");
-        response.headers.insert(header::WARNING, HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("299 - \"\"")));
+        response
+            .headers
+            .insert(header::WARNING, HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("299 - \"\"")));
         if let Some(age) = age {
             response.headers.insert(header::AGE, HeaderValue::from(age));
         }
@@ -317,10 +354,6 @@ fn tag_subject(there: &str, tag: &str) -> String {
 /// What one thing of a repository is remembered by.
 fn key(name: &str, what: &str) -> String {
     format!("{name}\0{what}")
-}
-
-fn digest_text(digest: &Digest) -> String {
-    digest.to_string()
 }
 
 /// An answer that no upstream gives.

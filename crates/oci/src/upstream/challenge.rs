@@ -52,7 +52,8 @@ pub(super) fn may_show(registry: &Url, realm: &Url) -> Result<()> {
         return Ok(());
     }
     let (Host::Domain(own), Host::Domain(other)) = (own, other) else { return Err(refused()) };
-    let is_within = |domain: &str| other == domain || other.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    let is_within =
+        |domain: &str| other == domain || other.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
     let domain = own.split_once('.').map(|(_, domain)| domain).filter(|domain| domain.contains('.'));
     if is_within(own) || domain.is_some_and(is_within) { Ok(()) } else { Err(refused()) }
 }
@@ -121,7 +122,8 @@ mod tests {
         let bearer = |realm: &str, service: Option<&str>| {
             Some(Challenge::Bearer { realm: realm.parse().unwrap(), service: service.map(str::to_owned) })
         };
-        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#;
+        let hub =
+            r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#;
         let auth = bearer("https://auth.docker.io/token", Some("registry.docker.io"));
         assert_eq!(read(&[hub]), auth);
         assert_eq!(read(&[r#"Basic realm="x, y""#, hub]), auth);
@@ -129,7 +131,9 @@ mod tests {
         assert_eq!(read(&["bearer Realm=https://a.example.org/t , error=x"]), bearer("https://a.example.org/t", None));
         assert_eq!(read(&[r#"Basic realm="x""#]), Some(Challenge::Basic));
         assert_eq!(read(&["Basic"]), Some(Challenge::Basic));
-        for none in ["", ",", "=", "Bearer", "Negotiate abc==", r#"Bearer realm="ftp://x""#, r#"Bearer realm="unclosed"#] {
+        for none in
+            ["", ",", "=", "Bearer", "Negotiate abc==", r#"Bearer realm="ftp://x""#, r#"Bearer realm="unclosed"#]
+        {
             assert_eq!(read(&[none]), None, "{none}");
         }
     }
