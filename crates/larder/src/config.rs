@@ -47,6 +47,12 @@ const KEYS: &[Key] = &[
     plain("log_format"),
     plain("workers"),
     plain("retention.access"),
+    plain("gc.every"),
+    plain("oci.untagged"),
+    plain("blobs.lease"),
+    plain("blobs.grace"),
+    plain("blobs.abandoned"),
+    plain("uploads.idle"),
     plain("limits.refs"),
     plain("limits.metadata"),
     plain("limits.artifact"),
@@ -93,6 +99,18 @@ pub struct Config {
     pub workers: usize,
     /// How long accesses are remembered.
     pub access_retention: Duration,
+    /// How often what nobody needs is taken away.
+    pub gc_every: Duration,
+    /// How long an image manifest is kept that nothing refers to, where no policy says otherwise.
+    pub untagged: Duration,
+    /// How long a blob is safe that nothing refers to yet.
+    pub blob_lease: Duration,
+    /// How long the bytes of a collected blob stay, for those who are reading them.
+    pub blob_grace: Duration,
+    /// How old bytes must be of which the database does not know, before they count as left behind.
+    pub blob_abandoned: Duration,
+    /// How long an upload waits for somebody to go on with it.
+    pub upload_idle: Duration,
     /// What a source may cost.
     pub limits: larder_sources::Limits,
     /// How many connections are open at once.
@@ -306,6 +324,12 @@ impl Layers {
             log_format: self.parsed("log_format", LogFormat::Auto, "text, json or auto", |text| text.parse().ok())?,
             workers: self.number("workers", 8_u16)?.into(),
             access_retention: self.duration("retention.access", larder_audit::retention::DEFAULT)?,
+            gc_every: self.duration("gc.every", crate::housekeeping::EVERY)?.max(Duration::from_secs(1)),
+            untagged: self.duration("oci.untagged", larder_oci::retention::UNTAGGED)?,
+            blob_lease: self.duration("blobs.lease", larder_blobs::LEASE)?,
+            blob_grace: self.duration("blobs.grace", larder_blobs::GRACE)?,
+            blob_abandoned: self.duration("blobs.abandoned", larder_blobs::ABANDONED)?,
+            upload_idle: self.duration("uploads.idle", larder_blobs::SESSION_IDLE)?,
             limits: larder_sources::Limits {
                 refs: usize::try_from(self.number("limits.refs", limits.refs as u64)?).unwrap_or(usize::MAX),
                 metadata: self.number("limits.metadata", limits.metadata)?,

@@ -11,6 +11,7 @@ use larder_core::Host;
 use larder_db::Db;
 use larder_jobs::{Handler, Runner};
 use larder_native::git::{GitProgram, GitSettings};
+use larder_oci::{Registry, retention::SweepHandler};
 use larder_sources::{
     Sources,
     vault::{SecretKey, Vault},
@@ -55,7 +56,11 @@ impl House {
             .context("the database cannot be opened")?;
         let db = Db::open(executor, host.clone()).await?;
         let store = larder_native::store::open_store(&config.storage_url, config.s3.clone())?;
-        let blobs = Blobs::new(db.clone(), Arc::clone(&store), host.clone());
+        let blobs = Blobs::new(db.clone(), Arc::clone(&store), host.clone())
+            .with_lease(config.blob_lease)
+            .with_grace(config.blob_grace)
+            .with_abandoned(config.blob_abandoned)
+            .with_session_idle(config.upload_idle);
         let vault = vault(&config, &host)?;
         let (first, older) = vault.derive("passes");
         let authenticator = Authenticator::new(db.clone(), Passes::new(first, older));
@@ -74,10 +79,12 @@ impl House {
             config.allow_local_sources,
         );
         let recorder = Recorder::new(db.clone());
-        let handlers: [Arc<dyn Handler>; 3] = [
+        let registry = Registry::new(db.clone(), blobs.clone());
+        let handlers: [Arc<dyn Handler>; 4] = [
             Arc::new(SyncHandler(sources.clone())),
             Arc::new(BuildHandler(sources.clone())),
-            Arc::new(Housekeeping::new(db.clone(), blobs.clone(), config.access_retention)),
+            Arc::new(Housekeeping::new(db.clone(), blobs.clone(), config.gc_every, config.access_retention)),
+            Arc::new(SweepHandler::new(registry, config.gc_every, config.untagged)),
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);
         Ok(Self { config, host, db, store, blobs, git, sources, vault, authenticator, recorder, runner })

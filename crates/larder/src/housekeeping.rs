@@ -1,4 +1,4 @@
-//! The hourly job of the house itself: what is too old goes, in small batches.
+//! The recurring job of the house itself: what is too old goes, and what nobody needs, in small batches.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -13,7 +13,11 @@ use larder_sources::git::Git as _;
 /// The kind of the job; its subject is empty.
 pub const HOUSEKEEPING: &str = "house.sweep";
 
-const EVERY: Duration = Duration::from_secs(3_600);
+/// How often it is done, unless the configuration says otherwise.
+pub const EVERY: Duration = Duration::from_secs(600);
+
+/// How often the local copies are looked through.
+const COPIES: Duration = Duration::from_secs(3_600);
 
 /// How long a finished job is remembered.
 const JOBS: Duration = Duration::from_secs(7 * 86_400);
@@ -22,13 +26,14 @@ const JOBS: Duration = Duration::from_secs(7 * 86_400);
 pub struct Housekeeping {
     db: Db,
     blobs: Blobs,
+    every: Duration,
     access_retention: Duration,
 }
 
 impl Housekeeping {
-    /// Over what it sweeps; accesses are kept for `access_retention`.
-    pub fn new(db: Db, blobs: Blobs, access_retention: Duration) -> Self {
-        Self { db, blobs, access_retention }
+    /// Over what it sweeps, once `every` so long; accesses are kept for `access_retention`.
+    pub fn new(db: Db, blobs: Blobs, every: Duration, access_retention: Duration) -> Self {
+        Self { db, blobs, every, access_retention }
     }
 }
 
@@ -40,7 +45,7 @@ impl Handler for Housekeeping {
 
     async fn run(&self, job: &Job) -> Result<()> {
         let now = self.db.host().now();
-        job.repeat_at(now.plus(EVERY));
+        job.repeat_at(now.plus(self.every));
         self.db.commit(Batch::from(changes::sweep(now.minus(changes::RETENTION)))).await?;
         let jobs = queue::sweep(&self.db, JOBS).await?;
         let accesses = larder_audit::retention::sweep(&self.db, self.access_retention).await?;
@@ -50,7 +55,7 @@ impl Handler for Housekeeping {
     }
 
     async fn given_up(&self, job: &Job) {
-        job.repeat_at(self.db.host().now().plus(EVERY));
+        job.repeat_at(self.db.host().now().plus(self.every));
     }
 }
 
@@ -62,7 +67,7 @@ pub async fn sweep_copies(git: Arc<GitProgram>, db: Db) {
         if let Err(error) = forget_copies(&git, &db).await {
             tracing::warn!(error = error.chain(), "local copies of removed sources stay on disk for now");
         }
-        db.host().clock.sleep(EVERY).await;
+        db.host().clock.sleep(COPIES).await;
     }
 }
 

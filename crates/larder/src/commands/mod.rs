@@ -1,12 +1,14 @@
 //! One file per family of commands. A command reads its arguments, calls one operation of a crate below, and prints
 //! what came of it.
 
+mod add;
 mod audit;
 mod credential;
 mod doctor;
 mod fsck;
 mod gc;
 mod grant;
+mod oci;
 mod package;
 mod source;
 mod sync;
@@ -62,7 +64,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Source(command) => source::run(&desk, command).await,
         Command::Package(command) => package::run(&desk, command).await,
         Command::Audit(command) => audit::run(&desk, command).await,
-        Command::Gc { dry_run } => gc::run(&desk, dry_run).await,
+        Command::Oci(command) => oci::run(&desk, command).await,
+        Command::Gc { dry_run, explain: None } => gc::run(&desk, dry_run).await,
+        Command::Gc { explain: Some(about), .. } => gc::explain(&desk, about).await,
         Command::Fsck => fsck::run(&desk).await,
         Command::Serve(_) | Command::Doctor => Ok(()),
     }
