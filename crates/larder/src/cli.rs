@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use larder_core::{
     Digest, Error, Time,
     grant::{Grant, PrincipalName},
@@ -289,9 +289,20 @@ pub enum PackageCommand {
 /// `larder source`.
 #[derive(Debug, Subcommand)]
 pub enum SourceCommand {
-    /// Add a source
-    #[command(subcommand, arg_required_else_help = true)]
-    Add(AddCommand),
+    /// Add a source: a Git repository, or another registry
+    ///
+    ///   larder source add git https://git.example.org/acme/lib.git
+    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
+    ///   larder source add oci https://registry-1.docker.io --only 'library/*'
+    ///   larder source add oci https://ghcr.io --prefix ghcr
+    ///
+    /// The tags and branches of a Git repository become versions. What another
+    /// registry has is fetched when a client first asks for it, and kept.
+    ///
+    /// Next: `larder source sync NAME` for a Git repository, unless a server runs: it
+    /// begins at once. Another registry needs no sync.
+    #[command(verbatim_doc_comment, arg_required_else_help = true)]
+    Add(AddSource),
     /// List sources and how they are
     List,
     /// Show a source: state, packages, and which branches and tags were skipped, with the reason
@@ -325,45 +336,50 @@ pub enum SourceCommand {
 }
 
 /// `larder source add`.
-#[derive(Debug, Subcommand)]
-pub enum AddCommand {
-    /// A Git repository: its tags and branches become versions
-    ///
-    ///   larder source add git https://git.example.org/acme/lib.git
-    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
-    ///
-    /// Next: `larder source sync NAME`, unless a server runs: it begins at once.
-    #[command(verbatim_doc_comment)]
-    Git(AddGit),
-    /// Any other kind of source, which this version does not know
-    #[command(external_subcommand)]
-    Other(Vec<String>),
-}
-
-/// `larder source add git`.
 #[derive(Debug, Args)]
-pub struct AddGit {
-    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git
-    pub url: String,
-    /// What people call it [default: the last part of the URL]
+pub struct AddSource {
+    /// git, or the format of another registry: oci
+    #[arg(value_name = "git|FORMAT")]
+    pub kind: String,
+    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git; of a registry https://host
+    pub url: Option<String>,
+    /// What people call it [default: the last part of the URL, or its host]
     #[arg(long, value_name = "N")]
     pub name: Option<String>,
     /// The credential that opens it; see `larder credential add`
     #[arg(long, value_name = "C")]
     pub credential: Option<String>,
-    /// How often to look for changes: 5m, 4h, 1d
-    #[arg(long, value_name = "TIME", default_value = "4h", value_parser = parse_duration)]
-    pub every: Duration,
-    /// How much of the repository to keep
-    #[arg(long, value_enum, default_value_t = Keep::Light)]
-    pub keep: Keep,
-    /// What to do when the tag of a stable release moves
-    #[arg(long, value_enum, default_value_t = MovedTags::Freeze)]
-    pub moved_tags: MovedTags,
+    /// How often to look for changes: 5m, 4h, 1d [default: 4h]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = GIT)]
+    pub every: Option<Duration>,
+    /// How much of the repository to keep [default: light]
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub keep: Option<Keep>,
+    /// What to do when the tag of a stable release moves [default: freeze]
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub moved_tags: Option<MovedTags>,
     /// Do not tell clients where the repository is
-    #[arg(long)]
+    #[arg(long, help_heading = GIT)]
     pub hide_source: bool,
+    /// Only packages whose names there match, such as 'library/*'; several times for several patterns
+    #[arg(long, value_name = "PATTERN", help_heading = REGISTRY)]
+    pub only: Vec<Pattern>,
+    /// How long an answer is good before it is asked for again [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = REGISTRY)]
+    pub fresh: Option<Duration>,
+    /// Have its packages under P/NAME here
+    #[arg(long, value_name = "P", help_heading = REGISTRY)]
+    pub prefix: Option<String>,
 }
+
+/// Ends the program with 2 and the usage, for what only the whole of the arguments shows to be wrong.
+pub fn wrong_usage(what: &str) -> ! {
+    Cli::command().error(ErrorKind::ArgumentConflict, what).exit()
+}
+
+/// The headings of options that only one kind of source knows.
+const GIT: &str = "Of Git repositories";
+const REGISTRY: &str = "Of other registries";
 
 /// `larder oci`.
 #[derive(Debug, Subcommand)]
@@ -610,11 +626,11 @@ pub enum MovedTags {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use super::*;
 
     #[test]
     fn the_tree_is_sound() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]

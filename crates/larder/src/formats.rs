@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use larder_composer::{Composer, ComposerRoom};
 use larder_core::format::Format;
 use larder_db::changes::Change;
 use larder_http::Room;
-use larder_oci::{Gate, Oci, OciRoom, Registry};
+use larder_native::fetch::{FetchSettings, HttpFetch};
+use larder_oci::{Gate, Oci, OciRoom, Proxy, Registry};
+use larder_sources::fetch::Fetch;
 
 use crate::house::House;
 
@@ -29,7 +32,7 @@ pub fn registry(house: &House) -> Registry {
 }
 
 /// The rooms of all formats, for a server that clients reach at `public_url`.
-pub fn rooms(house: &House, public_url: &str) -> Vec<Furnished> {
+pub fn rooms(house: &House, public_url: &str) -> Result<Vec<Furnished>> {
     let composer = Arc::new(ComposerRoom::new(
         house.db.clone(),
         house.blobs.clone(),
@@ -38,10 +41,14 @@ pub fn rooms(house: &House, public_url: &str) -> Vec<Furnished> {
         public_url.to_owned(),
     ));
     let gate = Gate::new(house.authenticator.clone(), house.host.clone(), house.config.public_url.clone());
-    let oci = Arc::new(OciRoom::new(registry(house), gate));
+    let allow_local = house.config.allow_local_sources;
+    let fetch: Arc<dyn Fetch> = Arc::new(HttpFetch::new(FetchSettings::new(allow_local))?);
+    let registry = registry(house);
+    let proxy = Proxy::new(registry.clone(), house.vault.clone(), fetch, allow_local);
+    let oci = Arc::new(OciRoom::new(registry, gate).with_proxy(proxy));
     let (composer_hears, oci_hears) = (Arc::clone(&composer), Arc::clone(&oci));
-    vec![
+    Ok(vec![
         Furnished { room: composer, listener: Box::new(move |change| composer_hears.on_change(change)) },
         Furnished { room: oci, listener: Box::new(move |change| oci_hears.on_change(change)) },
-    ]
+    ])
 }

@@ -15,7 +15,7 @@ use larder_http::{Access, AccessLog, Part, Readiness, Site};
 use larder_jobs::queue;
 use larder_native::listener::{Limits, Listener};
 use larder_oci::retention::SWEEP;
-use larder_sources::work::SYNC;
+use larder_sources::{manage::GIT, work::SYNC};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -44,7 +44,7 @@ pub async fn run(config: Config) -> Result<()> {
     let address = listener.address()?;
     let public_url = house.config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
     let authenticator = house.authenticator.clone();
-    let rooms = formats::rooms(&house, &public_url);
+    let rooms = formats::rooms(&house, &public_url)?;
     let mut site = Site::new(
         house.host.clone(),
         Arc::new(Door(authenticator.clone())),
@@ -104,7 +104,7 @@ async fn schedule(house: &House) -> Result<()> {
     for kind in [HOUSEKEEPING, SWEEP] {
         queue::enqueue(&house.db, kind, "", now.plus(house.config.gc_every)).await?;
     }
-    for source in sources::list(&house.db).await? {
+    for source in sources::list(&house.db).await?.iter().filter(|source| source.kind == GIT) {
         queue::ensure(&house.db, SYNC, &source.id.to_string(), now).await?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use larder_core::{Id, Kind, Result};
 use larder_db::{events::Actor, packages, sources as rows};
 use larder_jobs::{Handler, Job, queue};
 
-use crate::{Sources, sync::SyncRun};
+use crate::{Sources, manage::GIT, sync::SyncRun};
 
 /// The kind of a job that syncs a source; its subject is the source's id.
 pub const SYNC: &str = "source.sync";
@@ -23,7 +23,8 @@ impl Handler for SyncHandler {
     }
 
     async fn run(&self, job: &Job) -> Result<()> {
-        let Some(source) = rows::find(self.0.db(), job.subject()).await? else { return Ok(()) };
+        let source = rows::find(self.0.db(), job.subject()).await?;
+        let Some(source) = source.filter(|source| source.kind == GIT) else { return Ok(()) };
         job.repeat_at(self.0.db().host().now().plus(source.every));
         let began = self.0.db().host().now();
         let actor = Actor::house();

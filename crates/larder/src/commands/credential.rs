@@ -7,7 +7,10 @@ use larder_db::{
     credentials::{self as rows, Credential},
     sources::{self, Source},
 };
-use larder_sources::credentials::{self, NewCredential};
+use larder_sources::{
+    credentials::{self, NewCredential},
+    manage::GIT,
+};
 use serde_json::json;
 
 use super::Desk;
@@ -90,6 +93,15 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
     let mut results = Vec::new();
     let mut failed = 0;
     for source in &users {
+        if source.kind != GIT {
+            // It takes the protocol of its format to ask.
+            let note = "another registry, which is asked when a client next wants something";
+            if !desk.out.wants_json() {
+                desk.out.line(format!("{}: {note}", source.name))?;
+            }
+            results.push(json!({ "source": source.name, "url": source.url, "note": note }));
+            continue;
+        }
         let probed = house.sources.probe(source).await;
         let line = match &probed {
             Ok(refs) => format!("{}: reached, {refs} branches and tags", source.name),

@@ -9,6 +9,7 @@ use larder_db::{
     packages::{self, Kept, Package},
     sources,
 };
+use larder_sources::manage::GIT;
 use serde_json::{Value, json};
 
 use super::{Desk, source::short};
@@ -31,7 +32,7 @@ pub async fn run(desk: &Desk, command: PackageCommand) -> Result<()> {
             let package = desk.house.sources.remove_package(&desk.actor, &format, &name).await?;
             let document = json!({ "format": package.format, "name": package.name, "removed": true });
             desk.out.either(&document, format!("The package {} is gone, with all its versions.", package.name))?;
-            hint_return(desk, &package);
+            hint_return(desk, &package).await;
             Ok(())
         }
         PackageCommand::Remove { format, name, version: Some(version) } => {
@@ -40,14 +41,18 @@ pub async fn run(desk: &Desk, command: PackageCommand) -> Result<()> {
             let references: Vec<_> = gone.iter().map(|kept| kept.reference.as_str()).collect();
             let document = json!({ "format": format, "name": name, "version": version, "references": references, "removed": true });
             desk.out.either(&document, format!("The version {version} of {name} is gone."))?;
-            hint_return(desk, &package);
+            hint_return(desk, &package).await;
             Ok(())
         }
     }
 }
 
-fn hint_return(desk: &Desk, package: &Package) {
-    if package.source_id.is_some() {
+async fn hint_return(desk: &Desk, package: &Package) {
+    let Some(id) = package.source_id else { return };
+    let source = sources::find(&desk.house.db, &id.to_string()).await.ok().flatten();
+    if source.is_some_and(|source| source.kind != GIT) {
+        desk.out.hint("It comes back when a client next asks for it.");
+    } else {
         desk.out.hint("It comes back when its tag or branch moves: delete it in the Git repository as well.");
     }
 }

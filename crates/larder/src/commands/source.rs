@@ -1,25 +1,26 @@
-//! `larder source`: add, list, show, remove. Bringing in what is new is in [`super::sync`].
+//! `larder source`: list, show, remove. Adding is in [`super::add`], bringing in what is new in [`super::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use larder_core::{Time, time::format_duration};
 use larder_db::{
     credentials, jobs, packages,
     packages::VersionKey,
     sources::{self, Source, SourceRef},
 };
-use larder_jobs::{Entry, State, queue};
+use larder_jobs::{Entry, State};
 use larder_sources::{
-    manage::NewGitSource,
-    settings::{GitSettings, KeepWord, MovedTagsWord},
+    manage::GIT,
+    registry::Upstream,
+    settings::{GitSettings, MovedTagsWord},
     work::SYNC,
 };
 use serde_json::{Value, json};
 
-use super::{Desk, sync};
+use super::{Desk, add, sync};
 use crate::{
-    cli::{AddCommand, AddGit, Keep, MovedTags, SourceCommand},
+    cli::SourceCommand,
     output::{Output, Table, counted, when, when_or},
 };
 
@@ -28,16 +29,7 @@ const SHOWN: usize = 40;
 
 pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
     match command {
-        SourceCommand::Add(AddCommand::Git(new)) => add(desk, new).await,
-        SourceCommand::Add(AddCommand::Other(words)) => {
-            let kind = words.first().map_or("", String::as_str);
-            if kind.contains([':', '/']) {
-                bail!("say what it is: `larder source add git {kind}`");
-            }
-            bail!(
-                "sources of the kind `{kind}` are not available in this version: it knows `larder source add git URL`"
-            )
-        }
+        SourceCommand::Add(new) => add::run(desk, new).await,
         SourceCommand::List => list(desk).await,
         SourceCommand::Show { name } => show(desk, &name).await,
         SourceCommand::Sync { name: Some(name), accept_removals, .. } => sync::one(desk, &name, accept_removals).await,
@@ -51,34 +43,6 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
             Ok(())
         }
     }
-}
-
-async fn add(desk: &Desk, new: AddGit) -> Result<()> {
-    let house = &desk.house;
-    let settings = GitSettings {
-        keep: match new.keep {
-            Keep::Light => KeepWord::Light,
-            Keep::Full => KeepWord::Full,
-        },
-        moved_tags: match new.moved_tags {
-            MovedTags::Freeze => MovedTagsWord::Freeze,
-            MovedTags::Follow => MovedTagsWord::Follow,
-        },
-        show_source: !new.hide_source,
-    };
-    let new = NewGitSource {
-        url: &new.url,
-        name: new.name.as_deref(),
-        credential: new.credential.as_deref(),
-        every: new.every,
-        settings,
-    };
-    let source = house.sources.add_git(&desk.actor, new).await?;
-    queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
-    let document = json!({ "id": source.id, "name": source.name, "kind": source.kind, "url": source.url });
-    desk.out.either(&document, format!("Added the source `{}`: {}", source.name, source.url))?;
-    desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
-    Ok(())
 }
 
 async fn list(desk: &Desk) -> Result<()> {
@@ -99,10 +63,10 @@ async fn list(desk: &Desk) -> Result<()> {
             table.row([
                 source.name.clone(),
                 source.kind.clone(),
-                source.state.as_str().to_owned(),
+                state_of(source).to_owned(),
                 packages.to_string(),
                 when_or(source.synced_at, "never"),
-                next_look(&recent, desk.house.host.now()),
+                if source.kind == GIT { next_look(&recent, desk.house.host.now()) } else { "when asked".to_owned() },
                 source.url.clone(),
             ]);
         }
@@ -142,7 +106,7 @@ fn describe(source: &Source, recent: &[Entry]) -> Value {
         "name": source.name,
         "kind": source.kind,
         "url": source.url,
-        "state": source.state.as_str(),
+        "state": state_of(source),
         "problem": source.problem,
         "every_seconds": source.every.as_secs(),
         "settings": parsed(&source.settings),
@@ -152,6 +116,11 @@ fn describe(source: &Source, recent: &[Entry]) -> Value {
         "next_sync_at": waiting.map(|job| job.run_at.rfc3339()),
         "running": running.map(|job| job.progress.clone().unwrap_or_default()),
     })
+}
+
+/// How it is. Another registry is asked when a client wants something, and so is never new.
+fn state_of(source: &Source) -> &'static str {
+    if source.kind == GIT { source.state.as_str() } else { "ok" }
 }
 
 fn parsed(text: &str) -> Value {
@@ -175,7 +144,7 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
     if desk.out.wants_json() {
         return Ok(desk.out.document(&seen.document())?);
     }
-    seen.print(desk.out, desk.house.host.now())
+    if seen.source.kind == GIT { seen.print(desk.out, desk.house.host.now()) } else { seen.print_registry(desk.out) }
 }
 
 /// All that is known of a source.
@@ -292,6 +261,19 @@ impl Seen {
         }
         self.print_packages(out)?;
         self.print_refs(out)
+    }
+
+    fn print_registry(&self, out: Output) -> Result<()> {
+        let upstream = Upstream::read(self.source.clone())?;
+        let only: Vec<_> = upstream.settings.only.iter().map(ToString::to_string).collect();
+        out.line(format!("{}: {} ({})", self.source.name, self.source.url, self.source.kind))?;
+        out.line(format!("  fresh       for {}", format_duration(self.source.every)))?;
+        out.line(format!("  credential  {}", self.credential.as_deref().unwrap_or("none")))?;
+        out.line(format!("  only        {}", if only.is_empty() { "everything".to_owned() } else { only.join(" ") }))?;
+        if let Some(prefix) = &upstream.settings.prefix {
+            out.line(format!("  here        {prefix}/NAME"))?;
+        }
+        self.print_packages(out)
     }
 
     fn print_packages(&self, out: Output) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use larder_core::Id;
 use larder_db::sources::{self, Source, SourceState};
 use larder_jobs::{Entry, Runner, State, queue};
-use larder_sources::work::SYNC;
+use larder_sources::{manage::GIT, registry, work::SYNC};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -23,6 +23,9 @@ const LIMIT: Duration = Duration::from_secs(2 * 3_600);
 /// How many sources are synced at once.
 const AT_ONCE: usize = 8;
 
+/// What a sync of another registry does.
+const REFRESHED: &str = "everything is asked for again when a client next wants it";
+
 /// How a sync ended.
 struct Ended {
     name: String,
@@ -33,6 +36,9 @@ struct Ended {
 /// Syncs one source.
 pub async fn one(desk: &Desk, name: &str, accept_removals: bool) -> Result<()> {
     let mut source = desk.house.sources.find(name).await?;
+    if source.kind != GIT {
+        return refresh(desk, &source).await;
+    }
     if accept_removals && source.state == SourceState::Held {
         source = desk.house.sources.release(&desk.actor, &source).await?;
     } else if accept_removals {
@@ -57,6 +63,14 @@ pub async fn one(desk: &Desk, name: &str, accept_removals: bool) -> Result<()> {
     }
 }
 
+/// Has another registry asked again for everything, when clients next want it.
+async fn refresh(desk: &Desk, source: &Source) -> Result<()> {
+    registry::make_stale(&desk.house.db, &desk.actor, source).await?;
+    let ended = Ended { name: source.name.clone(), result: Ok(REFRESHED.to_owned()) };
+    let line = format!("{}: {REFRESHED}", source.name);
+    Ok(desk.out.either(&describe(desk, &ended).await?, line)?)
+}
+
 /// Syncs every source, a few at once.
 pub async fn all(desk: &Desk) -> Result<()> {
     let sources = sources::list(&desk.house.db).await?;
@@ -65,6 +79,11 @@ pub async fn all(desk: &Desk) -> Result<()> {
     let patience = patience(desk)?;
     let mut running = JoinSet::new();
     for source in sources {
+        if source.kind != GIT {
+            registry::make_stale(&desk.house.db, &desk.actor, &source).await?;
+            running.spawn(async move { Ok(Ended { name: source.name, result: Ok(REFRESHED.to_owned()) }) });
+            continue;
+        }
         // All are asked for at once: a server begins with them while the first are waited for.
         let (job, runner, places) = (ask(desk, &source).await?, desk.house.runner.clone(), Arc::clone(&places));
         running.spawn(async move {

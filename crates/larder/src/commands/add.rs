@@ -1,0 +1,89 @@
+//! `larder source add`: a Git repository, or another registry.
+
+use anyhow::{Result, bail};
+use larder_db::sources::Source;
+use larder_jobs::queue;
+use larder_sources::{
+    manage::{GIT, NewGitSource},
+    registry::{self, NewRegistry, Upstream},
+    settings::{GitSettings, KeepWord, MovedTagsWord},
+    work::SYNC,
+};
+use serde_json::json;
+
+use super::Desk;
+use crate::cli::{AddSource, Keep, MovedTags, wrong_usage};
+
+/// How often a Git source is looked at if nobody says otherwise.
+const EVERY: std::time::Duration = std::time::Duration::from_secs(4 * 3_600);
+
+pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
+    let Some(url) = new.url.clone() else {
+        if new.kind.contains([':', '/']) {
+            bail!("say what it is: `larder source add git {}`", new.kind);
+        }
+        wrong_usage(&format!("the URL is missing: `larder source add {} URL`", new.kind));
+    };
+    let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some() || new.hide_source;
+    let for_registries = !new.only.is_empty() || new.fresh.is_some() || new.prefix.is_some();
+    if new.kind == GIT {
+        if for_registries {
+            wrong_usage("--only, --fresh and --prefix are for other registries, and this is a Git repository");
+        }
+        return git(desk, &new, &url).await;
+    }
+    if for_git {
+        wrong_usage(
+            "--every, --keep, --moved-tags and --hide-source are for Git repositories, and this is another registry",
+        );
+    }
+    upstream(desk, &new, &url).await
+}
+
+async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
+    let house = &desk.house;
+    let settings = GitSettings {
+        keep: match new.keep.unwrap_or(Keep::Light) {
+            Keep::Light => KeepWord::Light,
+            Keep::Full => KeepWord::Full,
+        },
+        moved_tags: match new.moved_tags.unwrap_or(MovedTags::Freeze) {
+            MovedTags::Freeze => MovedTagsWord::Freeze,
+            MovedTags::Follow => MovedTagsWord::Follow,
+        },
+        show_source: !new.hide_source,
+    };
+    let (name, credential) = (new.name.as_deref(), new.credential.as_deref());
+    let new = NewGitSource { url, name, credential, every: new.every.unwrap_or(EVERY), settings };
+    let source = house.sources.add_git(&desk.actor, new).await?;
+    queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
+    say(desk, &source)?;
+    desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
+    Ok(())
+}
+
+async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
+    let registry = NewRegistry {
+        format: &new.kind,
+        url,
+        name: new.name.as_deref(),
+        credential: new.credential.as_deref(),
+        only: new.only.clone(),
+        fresh: new.fresh.unwrap_or(registry::FRESH),
+        prefix: new.prefix.as_deref(),
+    };
+    let source = desk.house.sources.add_registry(&desk.actor, registry).await?;
+    say(desk, &source)?;
+    if Upstream::read(source)?.takes_every_name() {
+        desk.out.hint(
+            "Every name that nobody pushed here yet is now its own, and cannot be pushed any more: \
+             remove it and add it again with --only or --prefix to leave some.",
+        );
+    }
+    Ok(())
+}
+
+fn say(desk: &Desk, source: &Source) -> Result<()> {
+    let document = json!({ "id": source.id, "name": source.name, "kind": source.kind, "url": source.url });
+    Ok(desk.out.either(&document, format!("Added the source `{}`: {}", source.name, source.url))?)
+}
