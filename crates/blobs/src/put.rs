@@ -203,7 +203,7 @@ impl Blobs {
         }
         if let Some(claim) = landing.claim {
             batch.extend(claim.end_for(again.map(|(location, _)| location), now));
-            if again.is_none() {
+            if again.is_none() || claim.taken_over {
                 batch.push(uploads::discard_staged(claim.id, None, now));
             }
             batch.push(uploads::end(claim.id));
@@ -233,6 +233,9 @@ impl Blobs {
             .with(blobs::keep(&row));
         if let Some(claim) = landing.claim {
             batch.extend(claim.end_for(Some(location), now));
+            if claim.taken_over {
+                batch.push(uploads::discard_staged(claim.id, None, now));
+            }
             batch.push(uploads::end(claim.id));
         }
         match self.commit_and_take_out(batch, landing.extra).await {

@@ -124,6 +124,8 @@ impl Paused {
 pub(crate) struct Claim {
     pub(crate) id: Id,
     writer: String,
+    /// The bytes may be in a copy of those of which the row tells.
+    pub(crate) taken_over: bool,
 }
 
 impl Claim {
@@ -166,10 +168,11 @@ impl Blobs {
             let now = host.now();
             if row.writer.is_none() || row.writer_until < now {
                 check_offset(&row, expected)?;
-                let claim = Claim { id, writer: hex(&host.random_bytes::<8>()) };
-                let done = db.commit(uploads::claim(id, &claim.writer, now.plus(ALIVE), now).into()).await?;
+                let writer = hex(&host.random_bytes::<8>());
+                let done = db.commit(uploads::claim(id, &writer, now.plus(ALIVE), now).into()).await?;
                 let rows = done.into_iter().next().unwrap_or_default().rows;
                 if let Some(row) = uploads::claimed(rows)? {
+                    let claim = Claim { id, writer, taken_over: row.taken_over };
                     return self.go_on(claim, row, expected).await;
                 }
             }
