@@ -194,7 +194,7 @@ fn manifest(package: &str, namespace: &str) -> serde_json::Value {
 }
 
 /// Bytes that do not compress (xorshift, Marsaglia 2003).
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path, process::Command as Plain, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
 /// The core of the servers.
@@ -51,6 +51,16 @@ pub fn on_client_core(program: &Path) -> Command {
     pinned(CLIENT_CORE, program)
 }
 
+/// Moves this program, all of its threads, to the core of the client.
+pub async fn move_to_client_core() -> Result<()> {
+    let own = std::process::id().to_string();
+    let moved = Command::new("taskset").args(["-a", "-c", "-p", CLIENT_CORE, &own]).output().await?;
+    if !moved.status.success() {
+        bail!("taskset: {}", String::from_utf8_lossy(&moved.stderr));
+    }
+    Ok(())
+}
+
 fn pinned(core: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", core]).arg(program);
@@ -89,6 +99,11 @@ pub fn processor_time(pids: &[u32]) -> Duration {
         Some(fields.get(11)?.parse::<u32>().ok()? + fields.get(12)?.parse::<u32>().ok()?)
     };
     TICK * pids.iter().filter_map(ticks).sum::<u32>()
+}
+
+/// Lets the most that was resident of a process count from now on.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("the kernel does not reset the peak of a process")
 }
 
 /// Memory of a process, in bytes.

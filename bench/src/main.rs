@@ -1,5 +1,5 @@
 //! Measures Larder beside its peers, all in one run on one machine: nginx for what is served, `git clone --mirror` for
-//! what is fetched. It prints figures; nothing here passes or fails.
+//! what is fetched, other registries for images. It prints figures; nothing here passes or fails.
 
 mod fetch;
 mod fixture;
@@ -8,6 +8,7 @@ mod machine;
 mod nginx;
 mod numbers;
 mod program;
+mod registry;
 mod serving;
 mod starting;
 mod syncing;
@@ -20,7 +21,7 @@ use larder_testkit::Forge;
 
 use crate::program::Larder;
 
-/// Measure Larder beside nginx and git.
+/// Measure Larder beside nginx, git and other registries.
 #[derive(Debug, Parser)]
 struct Options {
     /// What to measure [default: everything]
@@ -44,6 +45,15 @@ struct Options {
     /// One more bare Git repository to sync; several times for several
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
+    /// Where scripts/bench-peers put the other registries [default: ~/.cache/larder/bench-peers]
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
+    /// The registries to measure, for example larder,zot [default: all that are there]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    servers: Vec<String>,
+    /// On which disk registries store, with 30 GB free [default: that of temporary files]
+    #[arg(long, value_name = "DIR")]
+    place: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +64,8 @@ enum Part {
     Starting,
     /// First and repeated syncs beside a mirror clone, and many at once
     Syncing,
+    /// Pushes and pulls of images beside other registries
+    Registry,
 }
 
 #[tokio::main]
@@ -82,6 +94,10 @@ async fn main() -> Result<()> {
     }
     if wanted(Part::Syncing) {
         syncing::measure(&larder, &forge, &options).await?;
+    }
+    // The last one: it moves this program to the core of the client.
+    if wanted(Part::Registry) && missing.is_empty() {
+        registry::measure(&larder, &options).await?;
     }
     Ok(())
 }

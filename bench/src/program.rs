@@ -77,6 +77,13 @@ impl Larder {
         Ok(Synced { whole, own })
     }
 
+    /// The command that serves a data folder at an address, on the core of the servers.
+    pub fn on_server_core(&self, data: &Path, address: SocketAddr) -> Command {
+        let mut command = on(data, machine::on_server_core(&self.path));
+        command.args(["serve", "--listen", &address.to_string()]);
+        command
+    }
+
     /// Starts a server on a data folder, on the core of the servers or on all, and does not wait until it answers.
     pub fn serve(&self, data: &Path, pinned: bool) -> Result<Server> {
         let address = free_address()?;
