@@ -194,7 +194,7 @@ async fn commits(store: &dyn Store, upload: Box<dyn Upload>, bytes: &[u8]) -> St
     assert_eq!(object.size, bytes.len() as u64);
     assert!(read(object).await.unwrap() == bytes, "{} bytes", bytes.len());
     let listed: Vec<String> = store.list(None, 10).await.unwrap().into_iter().map(|one| one.location).collect();
-    assert_eq!(listed, [location.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&location));
     until("nothing is left of it", async || store.abandoned(LATER, None, 10).await.unwrap().is_empty()).await;
     location
 }
