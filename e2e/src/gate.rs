@@ -4,7 +4,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -31,6 +34,10 @@ pub struct Seen {
 struct Shared {
     server: Mutex<SocketAddr>,
     seen: Mutex<Vec<Seen>>,
+    /// Every how many requests one fails; never if 0.
+    failing: AtomicUsize,
+    /// The requests since that was last said.
+    passed: AtomicUsize,
 }
 
 /// See the file.
@@ -49,7 +56,12 @@ impl Gate {
     pub async fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback is free");
         let address = listener.local_addr().expect("a listener has an address");
-        let shared = Arc::new(Shared { server: Mutex::new(address), seen: Mutex::default() });
+        let shared = Arc::new(Shared {
+            server: Mutex::new(address),
+            seen: Mutex::default(),
+            failing: AtomicUsize::new(0),
+            passed: AtomicUsize::new(0),
+        });
         let passing = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -66,6 +78,13 @@ impl Gate {
     /// From now on this server is behind it.
     pub fn lead_to(&self, server: SocketAddr) {
         *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
+    /// From now on one request in `every` is answered with 500, half of them after the server has done what it was asked;
+    /// with 0 none is.
+    pub fn fail(&self, every: usize) {
+        self.shared.passed.store(0, Ordering::Relaxed);
+        self.shared.failing.store(every, Ordering::Relaxed);
     }
 
     /// The server behind it.
@@ -96,16 +115,27 @@ async fn pass(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respons
     let method = head.method.to_string();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     head.headers.remove(header::CONNECTION);
+    let failing = shared.failing.load(Ordering::Relaxed);
+    let passed = shared.passed.fetch_add(1, Ordering::Relaxed) + 1;
+    let fails = failing > 0 && passed.is_multiple_of(failing);
+    let is_done = !fails || (passed / failing).is_multiple_of(2);
     let answer = match body.collect().await {
+        Ok(_) if !is_done => Err("the test says so".to_owned()),
         Ok(body) => wire::send(to, Request::from_parts(head, Full::new(body.to_bytes()))).await,
         Err(error) => Err(error.to_string()),
     };
+    let answer = if fails { answer.and(Err("the test says so".to_owned())) } else { answer };
     let response = match answer {
         Ok(answer) => {
             let mut response = Response::new(Full::new(answer.body));
             *response.status_mut() = answer.status;
             *response.headers_mut() = answer.headers;
             response.headers_mut().remove(header::TRANSFER_ENCODING);
+            response
+        }
+        Err(error) if fails => {
+            let mut response = Response::new(Full::from(error));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
         }
         Err(error) => {

@@ -4,20 +4,24 @@
 //! `LARDER_TEST_BINARY` names the program to test; without it the harness builds it, in the profile of the tests.
 
 pub mod composer;
+pub mod dice;
 pub mod gate;
 pub mod ground;
 pub mod oci;
 pub mod packages;
 pub mod program;
 pub mod server;
+pub mod stored;
 pub mod wait;
 pub mod wire;
 
 pub use composer::{Composer, Project};
+pub use dice::Dice;
 pub use gate::{Gate, Seen};
 pub use ground::Ground;
 pub use program::Ran;
 pub use server::{Options, Server};
+pub use stored::Stored;
 pub use wait::until;
 
 /// A variable of the environment in which the tests run, if it says something.

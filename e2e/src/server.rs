@@ -158,6 +158,11 @@ impl Server {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
     }
 
+    /// What it stands on.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
     /// Where it keeps its data.
     pub fn data(&self) -> &Path {
         &self.data

@@ -1,11 +1,12 @@
 //! HTTP as tests speak it: one request on one connection, in well-formed messages or in raw bytes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -65,7 +66,10 @@ pub fn get(path: &str, token: Option<&str>) -> Request<Full<Bytes>> {
 }
 
 /// Sends a request on a connection of its own. The error is one of the connection.
-pub async fn send(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+pub async fn send<B>(to: SocketAddr, request: Request<B>) -> Result<Answer, String>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let exchange = async {
         let stream = TcpStream::connect(to).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) =

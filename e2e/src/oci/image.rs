@@ -72,7 +72,7 @@ fn layer(seed: u64, number: usize, bytes: usize) -> Layer {
 }
 
 /// Bytes without any order in them (`SplitMix64`).
-fn noise(seed: u64, number: usize, bytes: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, number: usize, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(1_000_003).wrapping_add(number as u64);
     let words = std::iter::repeat_with(move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
