@@ -6,7 +6,7 @@ use sha2::digest::common::hazmat::SerializableState;
 
 use crate::error::{Error, Result};
 
-/// How a digest is computed. These two are the registered ones of the OCI image specification.
+/// How a digest is computed. Both are registered where digests are specified (the image specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     /// 32 bytes; what Larder names its own bytes by.
@@ -158,11 +158,11 @@ pub fn unhex(digits: &str) -> Option<Vec<u8>> {
 /// | | ring | sha2 |
 /// |---|---|---|
 /// | SHA-256 with SHA instructions | 1,200 to 1,900 | 1,600 to 1,700 |
-/// | SHA-256 without | twice sha2 where it has AVX2 | 410 |
+/// | SHA-256 without | not measured | 410 |
 /// | SHA-512 with AVX2 | 650 | 620 |
 ///
-/// ring cannot save its state. So it computes only SHA-256 without SHA instructions, where it is much faster; for SHA-512 it
-/// gains less than reading the bytes once more would cost.
+/// ring cannot save its state. So it computes only SHA-256 without SHA instructions, for which it has assembly (SSSE3, AVX,
+/// AVX2) where sha2 has portable code; for SHA-512 it gains less than reading the bytes once more would cost.
 pub struct Hasher(Engine);
 
 enum Engine {
