@@ -30,7 +30,7 @@ use larder_db::{
     changes::Change,
     packages::{self, Package},
 };
-use larder_http::Response;
+use larder_http::{Response, error::status_of};
 use larder_sources::{
     fetch::{self, Fetch},
     registry,
@@ -289,6 +289,10 @@ impl Failure {
                 Refusal::new(Code::TooManyRequests, message, format!("try again in {seconds} s"))
                     .with(header::RETRY_AFTER, HeaderValue::from(seconds))
             }
+            Self::Failed(kind @ (Kind::Upstream | Kind::Timeout | Kind::Unavailable), message) => {
+                let todo = "try again soon; what was pulled before is still here";
+                Refusal::new(Code::Unavailable, message, todo).status(status_of(kind))
+            }
             Self::Failed(kind, message) => Refusal::House(Error::new(kind, message)),
         }
     }
@@ -313,7 +317,8 @@ impl Looked {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
-            Kind::Invalid => Self::Failed(Kind::Upstream, error.message().to_owned()),
+            // What it sends or where it leads to is refused; whoever asked is not to blame.
+            Kind::Invalid | Kind::TooLarge => Self::Failed(Kind::Upstream, error.message().to_owned()),
             kind => Self::Failed(kind, error.message().to_owned()),
         }
     }

@@ -264,7 +264,7 @@ impl Client {
             self.state().pause = Some((self.now().plus(pause), failure.clone()));
         }
         if let Err(Failure::Failed(_, message) | Failure::Busy(message, _)) = &answer {
-            tracing::warn!(source = %self.upstream.source.name, message, "an upstream is in trouble");
+            tracing::warn!(source = %self.upstream.source.name, why = message, "an upstream is in trouble");
         }
         answer
     }
