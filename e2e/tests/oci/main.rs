@@ -8,6 +8,7 @@ mod copies;
 mod faults;
 mod logins;
 mod permissions;
+mod proxy;
 mod refusals;
 mod replicas;
 mod requests;
