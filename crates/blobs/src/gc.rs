@@ -92,6 +92,18 @@ type Report<'a> = &'a mut (dyn FnMut(Garbage) + Send);
 impl Blobs {
     /// Takes away what nobody needs, or with `dry_run` only says what that is, one finding after the other.
     pub async fn gc(&self, dry_run: bool, report: Report<'_>) -> Result<Collected> {
+        let mut sums = self.gc_known(dry_run, report).await?;
+        let mut tell = |garbage: Garbage| {
+            sums.count(&garbage);
+            report(garbage);
+        };
+        self.collect_uploads(dry_run, &mut tell).await?;
+        self.collect_strays(dry_run, &mut tell).await?;
+        Ok(sums)
+    }
+
+    /// Like [`gc`](Self::gc), but only of what the database knows: it does not list the store, however large that is.
+    pub async fn gc_known(&self, dry_run: bool, report: Report<'_>) -> Result<Collected> {
         let mut sums = Collected::default();
         let mut tell = |garbage: Garbage| {
             sums.count(&garbage);
@@ -100,8 +112,6 @@ impl Blobs {
         self.collect_unused(dry_run, &mut tell).await?;
         self.collect_trash(dry_run, &mut tell).await?;
         self.collect_sessions(dry_run, &mut tell).await?;
-        self.collect_uploads(dry_run, &mut tell).await?;
-        self.collect_strays(dry_run, &mut tell).await?;
         Ok(sums)
     }
 

@@ -32,8 +32,9 @@ statements! {
         where p.format = $1 and p.name = $2 and e.kind = 'blob' and e.reference = $3
         on conflict (version_id, name) do nothing";
 
-    ORPHANS = "select v.id, p.name, v.reference, v.created_at, v.orphaned_at from versions v
-        join packages p on p.id = v.package_id
+    ORPHANS = "select v.id, p.name, v.reference, v.created_at, v.orphaned_at,
+        (select l.until from leases l where l.format = p.format and l.package = p.name and l.digest = v.reference)
+        from versions v join packages p on p.id = v.package_id
         where p.format = $1 and v.id > $2
         and not exists (select 1 from pointers q where q.version_id = v.id)
         and not exists (select 1 from edges e where e.package_id = v.package_id and e.reference = v.reference and e.kind = 'part')
@@ -41,7 +42,10 @@ statements! {
             where e.version_id = v.id and e.kind = 'subject')
         order by v.id limit $3";
     IS_ORPHAN = "insert into guard (holds) select case when exists (select 1 from versions v
+        join packages p on p.id = v.package_id
         where v.id = $1 and v.orphaned_at <= $2
+        and not exists (select 1 from leases l where l.format = p.format and l.package = p.name
+            and l.digest = v.reference and l.until > $3)
         and not exists (select 1 from pointers q where q.version_id = v.id)
         and not exists (select 1 from edges e where e.package_id = v.package_id and e.reference = v.reference and e.kind = 'part')
         and not exists (select 1 from edges e join versions s on s.package_id = e.package_id and s.reference = e.reference
@@ -120,6 +124,8 @@ pub struct Orphan {
     pub created_at: Time,
     /// Since when nothing refers to it, if that was noted already.
     pub orphaned_at: Option<Time>,
+    /// Until when its reference is leased to its package, or was: somebody may be about to refer to it.
+    pub leased_until: Option<Time>,
 }
 
 /// Versions of a package that are about the one with this reference, those after `after` (at first empty), the oldest
@@ -193,6 +199,7 @@ pub async fn orphans(db: &Db, format: &str, after: &str, limit: i64) -> Result<V
                 reference: cells.text()?,
                 created_at: cells.time()?,
                 orphaned_at: cells.optional_time()?,
+                leased_until: cells.optional_time()?,
             })
         })
         .collect()
@@ -208,9 +215,10 @@ pub fn adopt_blob(format: &str, package: &str, digest: &Digest, at: Time) -> Sta
     Statement::write(ADOPT_BLOB, [format.into(), package.into(), (*digest).into(), at.into()])
 }
 
-/// Guard `version is an orphan`: nothing refers to it, which was noted at `noted` or before.
-pub fn is_orphan(version: Id, noted: Time) -> Statement {
-    Statement::guard("version is an orphan", IS_ORPHAN, [version.into(), noted.into()])
+/// Guard `version is an orphan`: nothing refers to it, which was noted at `noted` or before, and no lease on its reference is
+/// alive at `now`.
+pub fn is_orphan(version: Id, noted: Time, now: Time) -> Statement {
+    Statement::guard("version is an orphan", IS_ORPHAN, [version.into(), noted.into(), now.into()])
 }
 
 /// Notes that nothing refers to a version, unless that is noted already, or something does after all.

@@ -22,12 +22,13 @@ statements! {
                 and e.kind = 'part')
             and not exists (select 1 from edges e join versions s on s.package_id = e.package_id
                 and s.reference = e.reference where e.version_id = v.id and e.kind = 'subject')),
-        (select cast(coalesce(sum(b.size), 0) as bigint) from blobs b
-            where b.digest in (select a.digest from artifacts a where a.package_id = p.id)),
-        (select cast(coalesce(sum(b.size), 0) as bigint) from blobs b
-            where b.digest in (select a.digest from artifacts a where a.package_id = p.id)
-            and not exists (select 1 from artifacts o where o.digest = b.digest and o.package_id < p.id)
-            and not exists (select 1 from artifacts o where o.digest = b.digest and o.package_id > p.id)),
+        (select cast(coalesce(sum(d.size), 0) as bigint) from
+            (select max(a.size) as size from artifacts a where a.package_id = $1 group by a.digest) d),
+        (select cast(coalesce(sum(d.size), 0) as bigint) from
+            (select max(a.size) as size from artifacts a where a.package_id = $1
+                and not exists (select 1 from artifacts o where o.digest = a.digest and o.package_id < $1)
+                and not exists (select 1 from artifacts o where o.digest = a.digest and o.package_id > $1)
+                group by a.digest) d),
         (select cast(coalesce(sum(b.size), 0) as bigint) from leases l join blobs b on b.digest = l.digest
             where l.format = p.format and l.package = p.name and l.until > $2
             and not exists (select 1 from artifacts a where a.package_id = p.id and a.digest = b.digest))
@@ -48,7 +49,8 @@ statements! {
             and (cast($3 as bigint) < 0 or length(l.package) - length(replace(l.package, '/', '')) = $3)))";
     OF_VERSION = "select a.digest, b.size, (select count(*) from artifacts o where o.digest = a.digest)
         from artifacts a join blobs b on b.digest = a.digest where a.version_id = $1";
-    // Of all versions that need a blob, one that is not about to go explains best why it is kept.
+    // Of all versions that need a blob, one of the package that is asked about explains best why it is kept, and then one
+    // that is not about to go.
     REASONS = "select b.digest, b.size, b.state, b.lease_until,
         (select count(distinct a.version_id) from artifacts a where a.digest = b.digest),
         p.format, p.name, v.display, v.orphaned_at,
@@ -60,7 +62,9 @@ statements! {
         (select l.package from leases l where l.digest = b.digest order by l.until desc, l.format, l.package limit 1)
         from blobs b
         left join artifacts u on u.id = (select a.id from artifacts a join versions w on w.id = a.version_id
-            where a.digest = b.digest order by case when w.orphaned_at is null then 0 else 1 end, a.id limit 1)
+            where a.digest = b.digest order by
+                case when a.package_id = (select y.id from packages y where y.format = $4 and y.name = $5) then 0 else 1 end,
+                case when w.orphaned_at is null then 0 else 1 end, a.id limit 1)
         left join versions v on v.id = u.version_id
         left join packages p on p.id = v.package_id
         where b.digest > $1 and (cast($3 as text) = '' or b.digest = $3)

@@ -635,11 +635,11 @@ mod tests {
 
     #[test]
     fn sizes_as_people_write_them() {
-        assert_eq!(super::size("50GiB").unwrap(), 50 << 30);
-        assert_eq!(super::size("1MB").unwrap(), 1_000_000);
-        assert_eq!(super::size("12").unwrap(), 12);
+        assert_eq!(size("50GiB").unwrap(), 50 << 30);
+        assert_eq!(size("1MB").unwrap(), 1_000_000);
+        assert_eq!(size("12").unwrap(), 12);
         for wrong in ["", "GiB", "1.5GiB", "-1", "9999999TiB", "5 apples"] {
-            assert!(super::size(wrong).is_err(), "{wrong}");
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -18,7 +18,11 @@ use larder_sources::{
     work::{BuildHandler, SyncHandler},
 };
 
-use crate::{config::Config, formats, housekeeping::Housekeeping};
+use crate::{
+    config::Config,
+    formats,
+    housekeeping::{Housekeeping, Times, WALK},
+};
 
 /// Everything that a command or the server works with.
 pub struct House {
@@ -80,10 +84,15 @@ impl House {
         );
         let recorder = Recorder::new(db.clone());
         let registry = Registry::new(db.clone(), blobs.clone());
+        let times = Times {
+            every: config.gc_every,
+            walk: WALK.min(config.blob_abandoned),
+            access_retention: config.access_retention,
+        };
         let handlers: [Arc<dyn Handler>; 4] = [
             Arc::new(SyncHandler(sources.clone())),
             Arc::new(BuildHandler(sources.clone())),
-            Arc::new(Housekeeping::new(db.clone(), blobs.clone(), config.gc_every, config.access_retention)),
+            Arc::new(Housekeeping::new(db.clone(), blobs.clone(), times)),
             Arc::new(SweepHandler::new(registry, config.gc_every, config.untagged)),
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);

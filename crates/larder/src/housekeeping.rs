@@ -1,10 +1,14 @@
 //! The recurring job of the house itself: what is too old goes, and what nobody needs, in small batches.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use larder_blobs::Blobs;
-use larder_core::Result;
+use larder_blobs::{Blobs, Collected};
+use larder_core::{Result, Time};
 use larder_db::{Batch, Db, changes, sources};
 use larder_jobs::{Handler, Job, queue};
 use larder_native::git::GitProgram;
@@ -16,6 +20,9 @@ pub const HOUSEKEEPING: &str = "house.sweep";
 /// How often it is done, unless the configuration says otherwise.
 pub const EVERY: Duration = Duration::from_secs(600);
 
+/// How often the whole store is listed, to find what the database does not know, unless something is left behind sooner.
+pub const WALK: Duration = Duration::from_secs(3_600);
+
 /// How often the local copies are looked through.
 const COPIES: Duration = Duration::from_secs(3_600);
 
@@ -26,14 +33,35 @@ const JOBS: Duration = Duration::from_secs(7 * 86_400);
 pub struct Housekeeping {
     db: Db,
     blobs: Blobs,
-    every: Duration,
-    access_retention: Duration,
+    times: Times,
+    walked: Mutex<Option<Time>>,
+}
+
+/// How often and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How often all of it is done.
+    pub every: Duration,
+    /// How often the store is listed.
+    pub walk: Duration,
+    /// How long accesses are kept.
+    pub access_retention: Duration,
 }
 
 impl Housekeeping {
-    /// Over what it sweeps, once `every` so long; accesses are kept for `access_retention`.
-    pub fn new(db: Db, blobs: Blobs, every: Duration, access_retention: Duration) -> Self {
-        Self { db, blobs, every, access_retention }
+    /// Over what it sweeps.
+    pub fn new(db: Db, blobs: Blobs, times: Times) -> Self {
+        Self { db, blobs, times, walked: Mutex::new(None) }
+    }
+
+    /// Whether it is time to list the store; then it is not for a while.
+    fn is_time_to_walk(&self, now: Time) -> bool {
+        let mut walked = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = walked.is_none_or(|walked| now.since(walked) >= self.times.walk);
+        if is_time {
+            *walked = Some(now);
+        }
+        is_time
     }
 }
 
@@ -45,17 +73,25 @@ impl Handler for Housekeeping {
 
     async fn run(&self, job: &Job) -> Result<()> {
         let now = self.db.host().now();
-        job.repeat_at(now.plus(self.every));
+        job.repeat_at(now.plus(self.times.every));
         self.db.commit(Batch::from(changes::sweep(now.minus(changes::RETENTION)))).await?;
         let jobs = queue::sweep(&self.db, JOBS).await?;
-        let accesses = larder_audit::retention::sweep(&self.db, self.access_retention).await?;
-        let collected = self.blobs.gc(false, &mut |_| {}).await?;
-        tracing::info!(jobs, accesses, collected = ?collected, "swept");
+        let accesses = larder_audit::retention::sweep(&self.db, self.times.access_retention).await?;
+        let collected = if self.is_time_to_walk(now) {
+            self.blobs.gc(false, &mut |_| {}).await?
+        } else {
+            self.blobs.gc_known(false, &mut |_| {}).await?
+        };
+        if collected == Collected::default() {
+            tracing::debug!(jobs, accesses, "swept");
+        } else {
+            tracing::info!(jobs, accesses, ?collected, "swept");
+        }
         Ok(())
     }
 
     async fn given_up(&self, job: &Job) {
-        job.repeat_at(self.db.host().now().plus(self.every));
+        job.repeat_at(self.db.host().now().plus(self.times.every));
     }
 }
 

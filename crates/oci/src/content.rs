@@ -158,7 +158,7 @@ impl Registry {
     }
 
     /// Sees to it that a blob stays for whoever was told that it is here. `false` if its bytes turn out to be lost.
-    async fn rely(&self, name: &str, digest: &Digest, seen: &Seen) -> Result<bool, Refusal> {
+    pub(crate) async fn rely(&self, name: &str, digest: &Digest, seen: &Seen) -> Result<bool, Refusal> {
         let enough = self.host().now().plus(self.blobs.lease_time() / 2);
         if seen.leased_until.is_some_and(|until| until > enough) {
             return Ok(true);

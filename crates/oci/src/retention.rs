@@ -8,7 +8,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
-use larder_core::{Error, Result, Time};
+use larder_core::{Digest, Error, Result, Time};
 use larder_db::{
     Batch, CommitError, changes,
     edges::{self, Orphan},
@@ -23,6 +23,7 @@ use serde_json::json;
 
 use crate::{
     ID, MANIFEST, Registry,
+    error::Refusal,
     manifests::{pointer_subject, subject},
     policy::{Policies, Rules, UNTAGGED_DAYS, days},
 };
@@ -102,6 +103,15 @@ impl Registry {
         let swept = sweep.swept;
         self.db.commit(Batch::from(leases::sweep(self.host().now()))).await?;
         Ok(swept)
+    }
+
+    /// Leases a manifest to its repository: whoever may push and is told that it is here does not push it again before
+    /// what refers to it.
+    pub(crate) async fn rely_on_manifest(&self, name: &str, digest: &Digest) -> Result<(), Refusal> {
+        if let Some(seen) = self.visible(name, digest).await? {
+            self.rely(name, digest, &seen).await?;
+        }
+        Ok(())
     }
 
     /// Tells what a sweep now would take away and what it would keep, each with the reason. Of tags, only those are told
@@ -305,9 +315,9 @@ impl Judge<'_> {
         if let Some(last) = rules.keep_last {
             if *counted < last {
                 *counted += 1;
-                return Ok(Ok(format!("it is one of the {last} that moved last")));
+                return Ok(Ok(format!("it is among the last {last} that moved")));
             }
-            missed.push(format!("it is not one of the {last} that moved last"));
+            missed.push(format!("it is not among the last {last} that moved"));
         }
         if let Some(count) = rules.keep_days {
             let until = moved.plus(days(count));
@@ -336,7 +346,8 @@ impl Judge<'_> {
     /// When a manifest goes that nothing refers to.
     fn until(&self, orphan: &Orphan) -> Time {
         let rules = self.policies.of(&orphan.package);
-        orphan.orphaned_at.unwrap_or(self.now).plus(rules.untagged(self.untagged))
+        let until = orphan.orphaned_at.unwrap_or(self.now).plus(rules.untagged(self.untagged));
+        orphan.leased_until.map_or(until, |leased| leased.max(until))
     }
 
     /// What it alone consists of, and what is about it, is waited for no longer than it was itself.
@@ -345,7 +356,7 @@ impl Judge<'_> {
         let Some(package) = packages::find(&self.registry.db, ID, &orphan.package).await? else { return Ok(false) };
         let detail = json!({ "digest": orphan.reference, "reason": "retention", "untagged_since": since.to_string() });
         let event = Event::new(&Actor::house(), "version.remove", subject(&orphan.package)).with(detail);
-        let mut batch = Batch::new().with(edges::is_orphan(orphan.id, since));
+        let mut batch = Batch::new().with(edges::is_orphan(orphan.id, since, host.now()));
         batch.extend(edges::leave(orphan.id, package.id, &orphan.reference, since));
         batch.push(packages::remove_version(orphan.id));
         batch.push(packages::changed(package.id, host.now()));

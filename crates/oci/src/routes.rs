@@ -303,8 +303,12 @@ impl OciRoom {
             return None;
         }
         let path = request.decoded_path();
-        let Some(Endpoint::Manifest { name, .. }) = Endpoint::parse(&path) else { return None };
+        let Some(Endpoint::Manifest { name, reference }) = Endpoint::parse(&path) else { return None };
         if decide(asker, Action::Read, ID, name) != Decision::Allow {
+            return None;
+        }
+        let reference = Reference::parse(reference).ok()?;
+        if relied_on(request, asker, name, &reference).is_some() {
             return None;
         }
         let Some(Kept::Manifest(served)) = self.shelf.get(&path) else { return None };
@@ -334,6 +338,9 @@ impl OciRoom {
         };
         if let Looked::Here { changed: true } = looked {
             self.shelf.forget(call.name);
+        }
+        if let Some(digest) = relied_on(call.request, call.asker, call.name, reference) {
+            self.registry.rely_on_manifest(call.name, digest).await?;
         }
         let flag = self.shelf.flag(call.name);
         let served = Arc::new(self.registry.manifest(call.name, reference).await?);
@@ -553,6 +560,13 @@ pub(crate) mod link {
             out
         })
     }
+}
+
+/// The manifest that is asked for by somebody who does not push it if it is here.
+fn relied_on<'a>(request: &Request, asker: &Principal, name: &str, reference: &'a Reference<'_>) -> Option<&'a Digest> {
+    let Reference::Digest(digest) = reference else { return None };
+    let relies = request.method == Method::HEAD && decide(asker, Action::Publish, ID, name) == Decision::Allow;
+    relies.then_some(digest)
 }
 
 /// 201: it is at `name/KIND/DIGEST` now.

@@ -84,10 +84,11 @@ fn words(rules: &Rules) -> String {
     }
     match (rules.keep_last, rules.keep_days) {
         (Some(last), Some(days)) => {
-            words.push(format!("the last {last} tags and those of {} stay", counted(days.into(), "day")));
+            let days = counted(days.into(), "day");
+            words.push(format!("only the last {} and those of the last {days} stay", counted(last.into(), "tag")));
         }
-        (Some(last), None) => words.push(format!("the last {last} tags stay")),
-        (None, Some(days)) => words.push(format!("tags of the last {} stay", counted(days.into(), "day"))),
+        (Some(last), None) => words.push(format!("only the last {} stay", counted(last.into(), "tag"))),
+        (None, Some(days)) => words.push(format!("only tags of the last {} stay", counted(days.into(), "day"))),
         (None, None) => {}
     }
     if let Some(tags) = &rules.keep_tags {
