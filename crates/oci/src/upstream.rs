@@ -52,11 +52,14 @@ const ABSENT: Duration = Duration::from_secs(30);
 /// How long somebody waits for an upstream before what is here is good enough.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many things are remembered not to be there.
-const MOST_ABSENT: usize = 10_000;
+/// How long an upstream that failed for something is not asked for it again, while there is an older answer.
+const TROUBLED: Duration = Duration::from_secs(5);
 
-/// The hosts that clients mean when they say the first one.
-const ALIASES: [(&str, &[&str]); 1] = [("docker.io", &["registry-1.docker.io", "index.docker.io"])];
+/// How many things are remembered not to be there, and to be in trouble.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// The name by which everybody knows one registry, the host that answers for it, and other names of that.
+const ALIASES: [(&str, &str, &[&str]); 1] = [("docker.io", "registry-1.docker.io", &["index.docker.io"])];
 
 /// All upstreams, and what is being brought from them. Cheap to clone.
 #[derive(Clone)]
@@ -73,6 +76,8 @@ struct Inner {
     known: Mutex<Known>,
     /// What an upstream did not have, and when.
     absent: Cache<String, Time>,
+    /// What it failed to tell, when, and why.
+    troubled: Cache<String, (Time, String)>,
     manifests: Flights<bool>,
     downloads: Downloads,
     listings: Listings,
@@ -139,7 +144,8 @@ impl Proxy {
             fetch,
             allow_local,
             known: Mutex::default(),
-            absent: Cache::new(MOST_ABSENT),
+            absent: Cache::new(MOST_REMEMBERED),
+            troubled: Cache::new(MOST_REMEMBERED),
             manifests: Flights::default(),
             downloads: Downloads::default(),
             listings: Listings::new(),
@@ -159,6 +165,7 @@ impl Proxy {
             known.clients = None;
             drop(known);
             self.inner.absent.clear();
+            self.inner.troubled.clear();
             self.inner.listings.clear();
         }
     }
@@ -267,12 +274,29 @@ impl Proxy {
     fn note_absent(&self, key: &str) {
         self.inner.absent.insert(key.to_owned(), self.now());
     }
+
+    /// Why an upstream failed to tell something a moment ago.
+    fn trouble(&self, key: &str) -> Option<String> {
+        self.inner.troubled.get(key).filter(|(at, _)| self.now().since(*at) < TROUBLED).map(|(_, why)| why)
+    }
+
+    fn note_trouble(&self, key: &str, why: &str) {
+        self.inner.troubled.insert(key.to_owned(), (self.now(), why.to_owned()));
+    }
 }
 
 /// Whether a client that says `namespace` means the registry at `origin`.
 fn means(namespace: &str, origin: &str) -> bool {
-    let alias = ALIASES.iter().find(|(name, _)| *name == namespace);
-    namespace == origin || alias.is_some_and(|(_, hosts)| hosts.contains(&origin))
+    namespace == origin
+        || ALIASES
+            .iter()
+            .any(|(name, host, others)| *name == namespace && (*host == origin || others.contains(&origin)))
+}
+
+/// The host that answers for the one that somebody wrote.
+fn answering(origin: &str) -> Option<&'static str> {
+    let alias = ALIASES.iter().find(|(name, _, others)| *name == origin || others.contains(&origin));
+    alias.map(|(_, host, _)| *host)
 }
 
 impl Failure {
@@ -383,6 +407,14 @@ mod tests {
         ] {
             assert_eq!(means(namespace, origin), expected, "{namespace} {origin}");
         }
+    }
+
+    #[test]
+    fn a_registry_is_asked_where_it_answers() {
+        for name in ["docker.io", "index.docker.io"] {
+            assert_eq!(answering(name), Some("registry-1.docker.io"));
+        }
+        assert_eq!((answering("registry-1.docker.io"), answering("docker.io:5000")), (None, None));
     }
 
     #[test]

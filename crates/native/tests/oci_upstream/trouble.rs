@@ -98,6 +98,9 @@ async fn what_is_here_is_served_when_the_upstream_is_busy_broken_slow_or_gone() 
             assert_eq!((answer.status, text(&answer)), (StatusCode::OK, manifest.to_string()), "{status}");
             assert_eq!(answer.headers[header::WARNING].to_str().unwrap()[..7], *"299 - \"");
             assert_eq!(answer.headers[header::AGE], HeaderValue::from(age));
+            upstream.asked();
+            house.get(path).await;
+            assert_eq!(upstream.asked(), [""; 0], "it is not asked again at once");
             upstream.set("/v2/a/b/manifests/cold", page(status, "<html>"));
             let answer = house.get("/v2/a/b/manifests/cold").await;
             assert_eq!(answer.status.as_u16(), cold, "{}", text(&answer));

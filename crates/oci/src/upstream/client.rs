@@ -21,7 +21,7 @@ use larder_sources::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{Failure, challenge, challenge::Challenge, odd};
+use super::{Failure, answering, challenge, challenge::Challenge, odd};
 use crate::{
     model,
     routes::{DOCKER_CONTENT_DIGEST, link},
@@ -60,6 +60,8 @@ const TURN: Duration = Duration::from_secs(120);
 /// One upstream.
 pub(super) struct Client {
     pub(super) upstream: Upstream,
+    /// Where it answers.
+    base: Url,
     db: Db,
     vault: Vault,
     fetch: Arc<dyn Fetch>,
@@ -101,13 +103,18 @@ struct Ask<'a> {
 impl Client {
     pub(super) fn new(upstream: Upstream, db: Db, vault: Vault, fetch: Arc<dyn Fetch>, allow_local: bool) -> Self {
         let turns = Turns::new(DOWNLOADS);
+        let mut base = upstream.url.clone();
+        if let Some(host) = answering(&fetch::origin(&base)) {
+            // It is a host of an https address, and stays one.
+            let _ = base.set_host(Some(host));
+        }
         let fetching = futures_util::lock::Mutex::default();
-        Self { upstream, db, vault, fetch, allow_local, state: Mutex::default(), fetching, turns }
+        Self { upstream, base, db, vault, fetch, allow_local, state: Mutex::default(), fetching, turns }
     }
 
     /// Its host, for people.
     pub(super) fn host(&self) -> String {
-        fetch::origin(&self.upstream.url)
+        fetch::origin(&self.base)
     }
 
     /// The digest of a manifest without the manifest; `None` if it does not tell.
@@ -182,7 +189,7 @@ impl Client {
     }
 
     fn address(&self, name: &str, rest: &str) -> Result<Url, Failure> {
-        let base = &self.upstream.url;
+        let base = &self.base;
         let version = if base.path().ends_with("/v2/") { "" } else { "v2/" };
         let path = format!("{version}{name}/{rest}");
         base.join(&path)

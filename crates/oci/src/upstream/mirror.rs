@@ -89,20 +89,30 @@ impl Proxy {
         if known.is_none() && self.is_absent(&key) {
             return Err(unknown());
         }
-        let (proxy, here, tag) = (self.clone(), name.to_owned(), tag.to_owned());
+        let since = check.map(|check| check.checked_at);
         let is_known = known.is_some();
+        if is_known && let Some(why) = self.trouble(&key) {
+            return Ok(Looked::Stale(Stale { since, why }));
+        }
+        let (proxy, here, tag) = (self.clone(), name.to_owned(), tag.to_owned());
         let flight = self.inner.manifests.join(self.db().host(), &key, || proxy.look(here, origin, tag, known));
         let looked = if is_known { self.db().host().within(PATIENCE, flight).await } else { Some(flight.await) };
-        let since = check.map(|check| check.checked_at);
         match looked {
             Some(Ok(changed)) => Ok(Looked::Here { changed }),
             Some(Err(Failure::Absent)) => {
                 self.note_absent(&key);
                 Err(unknown())
             }
-            Some(Err(failure)) if is_known => Ok(Looked::Stale(Stale { since, why: failure.text().to_owned() })),
+            Some(Err(failure)) if is_known => {
+                self.note_trouble(&key, failure.text());
+                Ok(Looked::Stale(Stale { since, why: failure.text().to_owned() }))
+            }
             Some(Err(failure)) => Err(failure.refusal(name, unknown)),
-            None => Ok(Looked::Stale(Stale { since, why: "the upstream takes long to answer".to_owned() })),
+            None => {
+                let why = "the upstream takes long to answer";
+                self.note_trouble(&key, why);
+                Ok(Looked::Stale(Stale { since, why: why.to_owned() }))
+            }
         }
     }
 
