@@ -150,6 +150,16 @@ impl Blobs {
         self.reuse(digest, &Landing { claim: None, extra: &extra }, None).await
     }
 
+    /// Whether there is such a blob, and its bytes are there. A row whose bytes are not is marked, so that they come again.
+    pub async fn prove(&self, digest: &Digest) -> Result<bool> {
+        let Some(row) = self.stat(digest).await?.filter(|row| row.state == State::Live) else { return Ok(false) };
+        if self.is_whole(&row).await? {
+            return Ok(true);
+        }
+        self.mark_missing(&row, "its bytes were not there when somebody asked for them").await?;
+        Ok(false)
+    }
+
     /// Makes an upload, whose digest is known, a blob; or proves that there is one, and takes the upload back.
     pub(crate) async fn store_as(
         &self,

@@ -161,7 +161,7 @@ impl Registry {
     pub(crate) async fn rely(&self, name: &str, digest: &Digest, seen: &Seen) -> Result<bool, Refusal> {
         let enough = self.host().now().plus(self.blobs.lease_time() / 2);
         if seen.leased_until.is_some_and(|until| until > enough) {
-            return Ok(true);
+            return Ok(self.blobs.prove(digest).await?);
         }
         Ok(self.blobs.lease(digest, self.lease_of(name, digest)).await?)
     }

@@ -186,6 +186,12 @@ fn errors(code: Code, message: &str, todo: &str) -> serde_json::Value {
     json!({ "errors": [{ "code": code.word(), "message": message, "detail": { "todo": todo } }] })
 }
 
+/// What happened, and what to do: the house says both in one sentence.
+fn parted(message: &str) -> (&str, &str) {
+    let parts = message.split_once(": ").or_else(|| message.split_once("; "));
+    parts.unwrap_or((message, "try again; if that does not help, whoever runs this registry finds more in its log"))
+}
+
 /// The face of what went wrong in the house.
 pub fn face(error: &Error) -> Response {
     let code = match error.kind() {
@@ -200,7 +206,8 @@ pub fn face(error: &Error) -> Response {
     };
     // A client that hears 404 pushes what is missing again, and that heals it.
     let status = if error.kind() == Kind::Damaged { StatusCode::NOT_FOUND } else { status_of(error.kind()) };
-    let response = Response::json(status, &errors(code, error.message(), ""));
+    let (what, todo) = parted(error.message());
+    let response = Response::json(status, &errors(code, what, todo));
     if error.kind() == Kind::Conflict {
         response.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
     } else {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use larder_auth::{Decision, decide};
 use larder_core::{
-    Digest, Error, Result,
+    Digest, Error, Kind, Result,
     grant::{Action, Principal},
 };
 use larder_db::{changes::Change, policies};
@@ -364,7 +364,7 @@ impl OciRoom {
     async fn put_manifest(&self, call: &mut Call<'_>, reference: &Reference<'_>) -> Result<Response, Refusal> {
         call.demand(Action::Publish)?;
         self.refuse_push(call.name).await?;
-        let bytes = call.request.body.read_all(model::LARGEST).await?;
+        let bytes = call.request.body.read_all(model::LARGEST).await.map_err(too_large)?;
         let query = call.request.query()?;
         let also: Vec<Cow<'_, str>> = query.pairs().filter(|(name, _)| name == "tag").map(|(_, tag)| tag).collect();
         let (digest, mut tags) = match reference {
@@ -580,6 +580,15 @@ pub(crate) fn created(name: &str, kind: &str, digest: &Digest) -> Response {
 /// A header's value out of text that was checked to be visible ASCII.
 pub(crate) fn value(text: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn too_large(error: Error) -> Refusal {
+    if error.kind() != Kind::TooLarge {
+        return error.into();
+    }
+    let what = format!("the manifest has more than the {} bytes that clients take", model::LARGEST);
+    Refusal::new(Code::SizeInvalid, what, "put what makes it so large into a blob")
+        .status(StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 fn not_allowed(endpoint: &Endpoint<'_>) -> Refusal {

@@ -92,7 +92,7 @@ impl OciRoom {
         let taken = take(&mut call.request.body, &mut writer).await;
         // What came is kept, whatever happened: the client goes on from there.
         let written = writer.pause().await;
-        taken?;
+        self.make_room(call, id, taken).await?;
         Ok(progress(StatusCode::ACCEPTED, call.name, id, written?))
     }
 
@@ -121,12 +121,26 @@ impl OciRoom {
             if let Err(error) = writer.pause().await {
                 tracing::warn!(error = error.chain(), %id, "what came of an upload could not be kept");
             }
-            return Err(error);
+            return self.make_room(call, id, Err(error)).await;
         }
         let lease = self.registry.lease_of(call.name, &digest);
-        let stored: StoredBlob = writer.finish(digest, lease).await.map_err(|error| mismatch(error, &digest))?;
+        let stored = writer.finish(digest, lease).await.map_err(|error| mismatch(error, &digest));
+        let stored: StoredBlob = self.make_room(call, id, stored).await?;
         debug_assert_eq!(stored.digest, digest);
         Ok(landed(call, &digest))
+    }
+
+    /// Where there is no room, an upload that cannot end must not keep what the others need: it is over.
+    async fn make_room<T>(&self, call: &Call<'_>, id: Id, done: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Err(Refusal::House(error)) = &done
+            && error.kind() == Kind::Full
+        {
+            let principal = call.asker.name.to_string();
+            if let Err(error) = self.registry.blobs.cancel_session(id, &place(call, &principal)).await {
+                tracing::warn!(error = error.chain(), %id, "an upload for which there is no room stays for now");
+            }
+        }
+        done
     }
 
     /// `DELETE name/blobs/uploads/ID`

@@ -34,6 +34,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::key;
 use crate::host::SystemRandom;
 
+/// How much of the disk is left free, on a small one a sixteenth: the database, often beside, must be able to write down
+/// what goes away, or nothing ever can.
+const RESERVE: u64 = 64 * 1024 * 1024;
+
 /// How much is read or written in one go.
 const CHUNK: usize = 256 * 1024;
 
@@ -288,11 +292,25 @@ impl Upload for DiskUpload {
 fn append(file: Option<UploadFile>, folder: &Path, chunk: &[u8]) -> Result<UploadFile> {
     let append = || {
         let mut upload = file.map_or_else(|| UploadFile::new(folder), Ok)?;
+        leave_room(&upload.file, chunk.len())?;
         upload.file.write_all(chunk)?;
         upload.length += chunk.len() as u64;
         Ok(upload)
     };
     append().map_err(|error| explain(folder, error))
+}
+
+/// Fails if too little would be left on the disk after `wanted` more bytes.
+fn leave_room(file: &File, wanted: usize) -> io::Result<()> {
+    match rustix::fs::fstatvfs(file) {
+        // A file system that knows no size is never full.
+        Ok(disk) if wanted > 0 && disk.f_blocks > 0 => {
+            let reserve = RESERVE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 16);
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if free < reserve + wanted as u64 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A file below `uploads/`, locked for whoever writes to it, and deleted when dropped unless it is to be kept.
