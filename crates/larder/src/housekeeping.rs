@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use larder_blobs::{Blobs, Collected};
 use larder_core::{Result, Time};
-use larder_db::{Batch, Db, changes, sources};
+use larder_db::{Batch, Db, changes, sources, upstream_checks};
 use larder_jobs::{Handler, Job, queue};
 use larder_native::git::GitProgram;
 use larder_sources::git::Git as _;
@@ -25,6 +25,9 @@ pub const WALK: Duration = Duration::from_secs(3_600);
 
 /// How often the local copies are looked through.
 const COPIES: Duration = Duration::from_secs(3_600);
+
+/// How long it is remembered when an upstream was last asked; longer than any answer of one is fresh.
+const CHECKS: Duration = Duration::from_secs(90 * 86_400);
 
 /// How long a finished job is remembered.
 const JOBS: Duration = Duration::from_secs(7 * 86_400);
@@ -74,7 +77,10 @@ impl Handler for Housekeeping {
     async fn run(&self, job: &Job) -> Result<()> {
         let now = self.db.host().now();
         job.repeat_at(now.plus(self.times.every));
-        self.db.commit(Batch::from(changes::sweep(now.minus(changes::RETENTION)))).await?;
+        let old = Batch::new()
+            .with(changes::sweep(now.minus(changes::RETENTION)))
+            .with(upstream_checks::sweep(now.minus(CHECKS)));
+        self.db.commit(old).await?;
         let jobs = queue::sweep(&self.db, JOBS).await?;
         let accesses = larder_audit::retention::sweep(&self.db, self.times.access_retention).await?;
         let collected = if self.is_time_to_walk(now) {

@@ -115,10 +115,14 @@ fn help_teaches() {
         "grant add",
         "credential add",
         "source",
-        "source add git",
+        "source add",
         "source sync",
         "package remove",
         "audit list",
+        "oci",
+        "oci policy set",
+        "oci retention",
+        "oci usage",
         "gc",
         "fsck",
         "doctor",
@@ -249,6 +253,44 @@ async fn credentials_are_never_shown() {
     run(&["audit", "list"], "", 0);
     run(&["doctor", "--json"], "", 0);
     assert!(!printed.contains("secret-"), "{printed}");
+}
+
+#[test]
+fn another_registry_is_a_source_that_is_asked_when_somebody_wants_something() {
+    let larder = Larder::new();
+    let add = ["source", "add", "oci", "https://registry.example.org"];
+    let more = ["--name", "up", "--only", "library/*", "--only", "acme/**", "--prefix", "hub", "--fresh", "10m"];
+    has(&larder.ok(&[&add[..], &more].concat()), &["`up`", "https://registry.example.org/"]);
+    has(&larder.ok(&add), &["`registry.example.org`", "--only or --prefix"]);
+    has(
+        &larder.ok(&["source", "show", "up"]),
+        &["(oci)", "fresh       for 10m", "only        library/* acme/**", "here        hub/NAME", "credential  none"],
+    );
+    has(&larder.ok(&["source", "list"]), &["up", "oci", "ok", "when asked"]);
+    let shown = larder.json(&["source", "show", "up"]);
+    assert_eq!(shown["settings"], serde_json::json!({ "only": ["library/*", "acme/**"], "prefix": "hub" }));
+    has(&larder.ok(&["source", "sync", "up"]), &["up: everything is asked for again"]);
+    has(&larder.ok(&["source", "sync", "--all"]), &["2 sources synced, 0 failed"]);
+
+    has(&larder.fails(1, &["source", "add", "oci", "https://u:secret@h"]), &["credential add"]);
+    has(&larder.fails(1, &["source", "add", "oci", "ftp://h"]), &["https://host/path"]);
+    has(&larder.fails(1, &[&add[..], &["--name", "x", "--prefix", "a/"]].concat()), &["without a slash"]);
+    has(&larder.fails(1, &["source", "add", "composer", "https://h"]), &["not available in this version", "oci"]);
+    for wrong in [&["--keep", "full"][..], &["--every", "1h"], &["--only", "a b"], &["--fresh", "soon"]] {
+        larder.fails(2, &[&add[..], wrong].concat());
+    }
+    larder.fails(2, &["source", "add", "git", "https://h/x.git", "--only", "a/*"]);
+    larder.fails(2, &["source", "add", "oci"]);
+
+    let secret = "upstream-password";
+    let kept = ["credential", "add", "robot", "--kind", "basic", "--username", "robot"];
+    assert_eq!(larder.run_with(&kept, secret).code, Some(0));
+    larder.ok(&[&add[..], &["--name", "closed", "--prefix", "closed", "--credential", "robot"]].concat());
+    has(&larder.ok(&["credential", "list"]), &["registry.example.org", "closed"]);
+    has(&larder.ok(&["credential", "test", "robot"]), &["closed: another registry"]);
+    let other = ["source", "add", "oci", "https://other.example.org", "--name", "y", "--credential", "robot"];
+    has(&larder.fails(1, &other), &["belongs to registry.example.org"]);
+    has(&larder.ok(&["source", "remove", "up"]), &["`up` is gone"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -503,4 +545,37 @@ fn damage(larder: &Larder, digest: &str) {
         }
     }
     panic!("the blob {digest} is not in the store");
+}
+
+#[test]
+fn image_repositories_are_looked_after() {
+    let larder = Larder::new();
+    has(&larder.ok(&["oci", "policy", "list"]), &["There are no policies"]);
+    let set = ["oci", "policy", "set", "acme/**", "--immutable", "v*", "--keep-last", "3", "--quota", "50GiB"];
+    has(&larder.ok(&set), &["acme/**", "tags v* never move", "only the last 3 tags stay", "quota 50.0 GiB"]);
+    let policies = larder.json(&["oci", "policy", "list"]);
+    assert_eq!(policies[0]["rules"]["quota"], 50_u64 << 30);
+    larder.ok(&["oci", "policy", "set", "acme/**", "--untagged-days", "30"]);
+    let policies = larder.json(&["oci", "policy", "list"]);
+    assert_eq!(policies[0]["rules"], serde_json::json!({ "untagged_days": 30 }), "all rules are replaced");
+    larder.ok(&["oci", "policy", "remove", "acme/**"]);
+    for (args, code, said) in [
+        (&["oci", "policy", "set", "acme/**"][..], 1, "give it a rule"),
+        (&["oci", "policy", "set", "acme/**", "--quota", "much"][..], 2, "50GiB"),
+        (&["oci", "policy", "remove", "acme/**"][..], 1, "oci policy list"),
+        (&["oci", "usage", "acme/app"][..], 1, "no repository `acme/app`"),
+        (&["oci", "history", "acme/app", "1"][..], 1, "nothing ever happened"),
+        (&["oci", "rollback", "acme/app", "1"][..], 1, "no repository `acme/app`"),
+        (&["gc", "--explain", "sha256:abc"][..], 2, "with all its digits"),
+        (&["gc", "--explain", "cargo:acme/app"][..], 1, "there is no format `cargo`"),
+    ] {
+        has(&larder.fails(code, args), &[said]);
+    }
+    let swept = larder.json(&["oci", "retention", "--dry-run"]);
+    assert_eq!((&swept["verdicts"], &swept["sums"]["manifests"]), (&serde_json::json!([]), &0.into()));
+    let usage = larder.json(&["oci", "usage"]);
+    assert_eq!((&usage["database"]["sum"], &usage["stored"]), (&0.into(), &0.into()));
+    has(&larder.ok(&["gc", "--explain"]), &["0 blobs"]);
+    let events = larder.json(&["audit", "list", "--action", "policy"]);
+    assert_eq!(events.as_array().map(Vec::len), Some(3));
 }

@@ -73,12 +73,13 @@ async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
         prefix: new.prefix.as_deref(),
     };
     let source = desk.house.sources.add_registry(&desk.actor, registry).await?;
+    let takes_all = Upstream::read(source.clone())?.takes_every_name();
     say(desk, &source)?;
-    if Upstream::read(source)?.takes_every_name() {
-        desk.out.hint(
-            "Every name that nobody pushed here yet is now its own, and cannot be pushed any more: \
-             remove it and add it again with --only or --prefix to leave some.",
-        );
+    if takes_all && !desk.out.wants_json() {
+        desk.out.line(
+            "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some: remove it, and \
+             add it again with --only or --prefix.",
+        )?;
     }
     Ok(())
 }
