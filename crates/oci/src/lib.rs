@@ -80,12 +80,13 @@ pub struct Registry {
     pub(crate) db: Db,
     pub(crate) blobs: Blobs,
     pub(crate) quotas: usage::Quotas,
+    pub(crate) remembered: policy::Remembered,
 }
 
 impl Registry {
     /// Over a database and the blobs that belong to it.
     pub fn new(db: Db, blobs: Blobs) -> Self {
-        Self { db, blobs, quotas: usage::Quotas::default() }
+        Self { db, blobs, quotas: usage::Quotas::default(), remembered: policy::Remembered::default() }
     }
 
     pub(crate) fn host(&self) -> &Host {

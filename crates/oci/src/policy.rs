@@ -2,9 +2,12 @@
 //!
 //! Several patterns may name a repository. Each rule is taken from the longest pattern that says something about it.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use larder_core::{Error, Result, pattern::Pattern};
+use larder_core::{Error, Result, Time, pattern::Pattern};
 use larder_db::{
     Batch, changes,
     events::{self, Actor, Event},
@@ -17,6 +20,9 @@ use crate::{ID, Registry, usage};
 
 /// How long an untagged manifest is kept if no policy says otherwise, in days.
 pub const UNTAGGED_DAYS: u32 = 7;
+
+/// How long policies are remembered: a change by another process holds within a second.
+const FRESH: Duration = Duration::from_millis(900);
 
 /// The rules of a policy. What it does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -131,15 +137,21 @@ impl Policies {
 }
 
 impl Registry {
-    /// All policies.
-    pub async fn policies(&self) -> Result<Policies> {
+    /// All policies, as they were within the last second.
+    pub async fn policies(&self) -> Result<Arc<Policies>> {
+        let now = self.host().now();
+        if let Some(policies) = self.remembered.get(now) {
+            return Ok(policies);
+        }
         let mut found = Vec::new();
         for row in policies::list(&self.db, ID).await? {
             let rules = serde_json::from_str(&row.rules)
                 .map_err(|error| Error::internal("reading a policy", format!("{}: {error}", row.pattern)))?;
             found.push((row.pattern.parse::<Pattern>()?, rules));
         }
-        Ok(Policies::sorted(found))
+        let policies = Arc::new(Policies::sorted(found));
+        self.remembered.set(Some((now, Arc::clone(&policies))));
+        Ok(policies)
     }
 
     /// Makes a policy, or replaces all rules of the one with this pattern.
@@ -160,6 +172,7 @@ impl Registry {
             .with(events::record(host, &event))
             .with(changes::notify(host, policies::TOPIC));
         self.db.commit(batch).await?;
+        self.remembered.set(None);
         Ok(())
     }
 
@@ -178,7 +191,26 @@ impl Registry {
             .with(events::record(host, &event))
             .with(changes::notify(host, policies::TOPIC));
         self.db.commit(batch).await?;
+        self.remembered.set(None);
         Ok(rules)
+    }
+}
+
+/// The policies that were last read, because every push asks for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remembered(Arc<Mutex<Option<Read>>>);
+
+/// When they were read, and what they were.
+type Read = (Time, Arc<Policies>);
+
+impl Remembered {
+    fn get(&self, now: Time) -> Option<Arc<Policies>> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| now.since(*at) < FRESH).map(|(_, policies)| Arc::clone(policies))
+    }
+
+    fn set(&self, policies: Option<Read>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = policies;
     }
 }
 
