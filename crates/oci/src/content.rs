@@ -1,11 +1,18 @@
 //! Blobs of a repository: served in ranges, mounted from other repositories, taken away.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderValue, Method, StatusCode, header};
 use larder_auth::{Decision, decide};
 use larder_core::{
-    Digest, Kind,
+    Digest, Error, Kind,
     grant::{Action, Principal},
 };
 use larder_db::{
@@ -66,7 +73,13 @@ impl OciRoom {
     }
 
     async fn send(&self, call: &Call<'_>, layer: &Layer) -> Result<Response, Refusal> {
+        let is_first = AtomicBool::new(true);
         let open = async |range: Option<Range<u64>>| {
+            if !is_first.swap(false, Ordering::Relaxed)
+                && let Some(range) = range
+            {
+                return Ok(self.later(layer.digest, range));
+            }
             let blob = self.registry.blobs.open(&layer.digest, range.clone()).await?;
             let len = range.map_or(blob.size, |range| range.end - range.start);
             Ok(match blob.whole {
@@ -81,6 +94,20 @@ impl OciRoom {
             }
             sent => Ok(sent?),
         }
+    }
+
+    /// A range that is opened when its turn comes: whoever asks for many and reads slowly holds one file, and not one for
+    /// each, with what is read ahead of it.
+    fn later(&self, digest: Digest, range: Range<u64>) -> Body {
+        let (blobs, len) = (self.registry.blobs.clone(), range.end - range.start);
+        let open = async move {
+            let blob = blobs.open(&digest, Some(range)).await?;
+            Ok::<_, Error>(match blob.whole {
+                Some(bytes) => stream::iter([Ok(bytes)]).boxed(),
+                None => blob.stream,
+            })
+        };
+        Body::Stream { len: Some(len), stream: stream::once(open).try_flatten().boxed() }
     }
 
     /// `DELETE name/blobs/DIGEST`.
