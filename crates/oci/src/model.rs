@@ -21,6 +21,12 @@ const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// How many things one manifest may refer to.
 const MOST_DESCRIPTORS: usize = 10_000;
 
+/// How many bytes the annotations of a manifest about another one may have: they are in every list of what is about that.
+const LONGEST_ANNOTATIONS: usize = 64 * 1024;
+
+/// The longest media type (RFC 6838, 4.2).
+const LONGEST_TYPE: usize = 255;
+
 /// What refers to content.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,7 +101,7 @@ impl Manifest {
             (None, None) if wire.manifests.is_some() => INDEX.to_owned(),
             (None, None) => IMAGE.to_owned(),
         };
-        if media_type.len() > 255 || !media_type.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if media_type.len() > LONGEST_TYPE || !media_type.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("its media type is not one"));
         }
         if wire.manifests.is_some() && (wire.layers.is_some() || wire.config.is_some()) {
@@ -125,6 +131,16 @@ impl Manifest {
         // An index says itself what it is; an image without a word for it is what its config is.
         let artifact_type =
             wire.artifact_type.filter(|text| !text.is_empty()).or(config_type.filter(|text| !text.is_empty()));
+        if artifact_type.as_ref().is_some_and(|text| text.len() > LONGEST_TYPE) {
+            return Err(wrong(format!("its artifact type is longer than {LONGEST_TYPE} bytes")));
+        }
+        let annotated: usize = wire.annotations.iter().flatten().map(|(name, text)| name.len() + text.len()).sum();
+        if subject.is_some() && annotated > LONGEST_ANNOTATIONS {
+            return Err(wrong(format!(
+                "it is about another manifest, and its annotations have more than {LONGEST_ANNOTATIONS} bytes: put them \
+                 into a blob"
+            )));
+        }
         Ok(Self { media_type, blobs, parts, subject, artifact_type, annotations: wire.annotations })
     }
 
@@ -226,6 +242,21 @@ mod tests {
                 "{layer}"
             );
         }
+    }
+
+    #[test]
+    fn what_would_be_in_every_list_is_short() {
+        let sized = |annotations: usize, artifact_type: usize, subject: &str| {
+            let (text, kind) = ("x".repeat(annotations), "y".repeat(artifact_type));
+            parse(&format!(
+                r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[]{subject},"artifactType":"{kind}","annotations":{{"a":"{text}"}}}}"#
+            ))
+        };
+        let subject = format!(r#","subject":{CONFIG}"#);
+        assert!(sized(LONGEST_ANNOTATIONS - 1, LONGEST_TYPE, &subject).is_ok());
+        assert!(sized(LONGEST_ANNOTATIONS, 1, &subject).is_err());
+        assert!(sized(LONGEST_ANNOTATIONS, 1, "").is_ok());
+        assert!(sized(1, LONGEST_TYPE + 1, "").is_err());
     }
 
     #[test]

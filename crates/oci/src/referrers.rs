@@ -21,8 +21,8 @@ use crate::{
 /// Says which filters the answer went through.
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// How many rows are read at once.
-const PAGE: i64 = 500;
+/// How many rows are read at once: a row has as many bytes as annotations may have.
+const PAGE: i64 = 100;
 
 /// The most that one answer has, in bytes of descriptors: clients refuse manifests that are larger than 4 MiB.
 const BYTES: usize = 3 * 1024 * 1024;
@@ -106,6 +106,7 @@ impl Registry {
         if after.is_empty() {
             found = self.listed_by_tag(name, digest).await?;
             found.retain(is_wanted);
+            size = found.iter().map(|descriptor| descriptor.to_string().len()).sum();
         }
         let from_tag: Vec<Value> = found.iter().filter_map(|descriptor| descriptor.get("digest").cloned()).collect();
         loop {
