@@ -95,6 +95,10 @@ impl Shelf {
     pub(crate) fn flag(&self, name: &str) -> Flag {
         let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
         if flags.len() >= REPOSITORIES && !flags.contains_key(name) {
+            // Of a repository that is not there nothing was kept: asking for many of them makes nobody else wait.
+            flags.retain(|_, flag| Arc::strong_count(&flag.0) > 1);
+        }
+        if flags.len() >= REPOSITORIES && !flags.contains_key(name) {
             flags.drain().for_each(|(_, flag)| flag.0.store(true, Ordering::Release));
         }
         flags.entry(name.to_owned()).or_insert_with(|| Flag(Arc::default())).clone()
@@ -147,6 +151,18 @@ mod tests {
         assert!(shelf.get("b/tags/list").is_some());
         shelf.clear();
         assert!(shelf.get("b/tags/list").is_none());
+    }
+
+    #[test]
+    fn names_that_nothing_is_kept_for_drive_out_nothing() {
+        let shelf = Shelf::new();
+        shelf.keep("a/tags/list", tags(), shelf.flag("a"));
+        for n in 0..3 * REPOSITORIES {
+            drop(shelf.flag(&format!("invented-{n}")));
+        }
+        assert!(shelf.get("a/tags/list").is_some());
+        shelf.forget("a");
+        assert!(shelf.get("a/tags/list").is_none());
     }
 
     #[test]
