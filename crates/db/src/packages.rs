@@ -65,6 +65,8 @@ statements! {
     POINTS_AT = "insert into guard (holds) select case when coalesce(
         (select v.reference from pointers p join versions v on v.id = p.version_id where p.package_id = $1 and p.name = $2), '') = $3
         then 1 end";
+    POINTER_COUNT_IS = "insert into guard (holds) select case when
+        (select count(*) from pointers where version_id = $1) = $2 then 1 end";
     POINTERS_TO = "select name from pointers where version_id = $1 order by name";
     VERSION_EXISTS = "insert into guard (holds) select case when exists (select 1 from versions where id = $1) then 1 end";
     PUT_POINTER = "insert into pointers (package_id, name, version_id, changed_at) values ($1, $2, $3, $4)
@@ -443,6 +445,12 @@ pub fn version_exists(id: Id) -> Statement {
 /// Guard `pointer is unmoved`: it names the version with this reference; empty for no such pointer.
 pub fn points_at(package: Id, pointer: &str, reference: &str) -> Statement {
     Statement::guard("pointer is unmoved", POINTS_AT, [package.into(), pointer.into(), reference.into()])
+}
+
+/// Guard `pointers are as many`: so many names point at a version. With [`points_at`] for each of them it is these.
+pub fn pointer_count_is(version: Id, count: usize) -> Statement {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Statement::guard("pointers are as many", POINTER_COUNT_IS, [version.into(), count.into()])
 }
 
 /// Points a name at a version.

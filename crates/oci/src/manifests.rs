@@ -27,6 +27,9 @@ use crate::{
 /// How often a publication that lost a race is decided again.
 const ATTEMPTS: usize = 10;
 
+/// How many manifests that consist of one are looked at before it is taken away.
+const MOST_WHOLES: i64 = 10_000;
+
 /// The origin of what a client sent.
 pub(crate) const PUSH: &str = "push";
 
@@ -47,11 +50,14 @@ impl Served {
         let text = digest.to_string();
         let value = |text: &str| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
         let etag = value(&format!("\"{text}\""));
-        let mut headers = HeaderMap::with_capacity(6);
+        let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::CONTENT_TYPE, value(media_type));
         headers.insert(DOCKER_CONTENT_DIGEST, value(&text));
         headers.insert(header::ETAG, etag.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        // Whoever pushes chooses the media type, text/html as well: no browser may run what is in a manifest.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
         Self { bytes, text: text.into(), name: name.into(), etag, headers }
     }
 
@@ -154,8 +160,7 @@ impl Registry {
                 Attempt::Again => {}
             }
         }
-        Err(larder_core::Error::new(Kind::Unavailable, "too many others changed this repository just now: push again")
-            .into())
+        Err(busy())
     }
 
     /// Puts the manifest's own bytes, with a lease, so that they are there when the batch refers to them.
@@ -359,17 +364,56 @@ impl Registry {
         let unknown = || no_manifest(name, &Reference::Digest(*digest));
         let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| Refusal::no_repository(name))?;
         let reference = digest.to_string();
-        let version =
-            packages::by_reference(&self.db, package.id, &reference, MANIFEST).await?.pop().ok_or_else(unknown)?;
-        let tags = packages::pointers_to(&self.db, version.id).await?;
         let rules = self.policies().await?.of(name);
-        if let Some(tag) = tags.iter().find(|tag| rules.is_immutable(tag)) {
-            return Err(immutable(name, tag, &reference));
+        for _ in 0..ATTEMPTS {
+            let version =
+                packages::by_reference(&self.db, package.id, &reference, MANIFEST).await?.pop().ok_or_else(unknown)?;
+            if let Some((tag, whole)) = self.immutable_over(package.id, &reference, &rules).await? {
+                return Err(immutable(name, &tag, &whole));
+            }
+            if let Some(tags) = self.try_delete(actor, name, &package, &version, &reference).await? {
+                return Ok(tags);
+            }
         }
+        Err(busy())
+    }
+
+    /// A tag that never moves, and that names a manifest or something that consists of it; with what it names.
+    async fn immutable_over(&self, package: Id, reference: &str, rules: &Rules) -> Result<Option<(String, String)>> {
+        if rules.immutable.is_none() {
+            return Ok(None);
+        }
+        let mut known = HashSet::from([reference.to_owned()]);
+        let mut ahead = vec![reference.to_owned()];
+        while let Some(reference) = ahead.pop() {
+            for version in packages::by_reference(&self.db, package, &reference, MANIFEST).await? {
+                let tags = packages::pointers_to(&self.db, version.id).await?;
+                if let Some(tag) = tags.into_iter().find(|tag| rules.is_immutable(tag)) {
+                    return Ok(Some((tag, reference)));
+                }
+            }
+            let wholes = edges::parents(&self.db, package, &reference, Edge::Part, MOST_WHOLES).await?;
+            ahead.extend(wholes.into_iter().filter(|whole| known.insert(whole.clone())));
+        }
+        Ok(None)
+    }
+
+    /// Takes away a manifest with exactly the tags that name it now, and gives them; `None` if they changed meanwhile.
+    async fn try_delete(
+        &self,
+        actor: &Actor,
+        name: &str,
+        package: &Package,
+        version: &Version,
+        reference: &str,
+    ) -> Result<Option<Vec<String>>, Refusal> {
+        let tags = packages::pointers_to(&self.db, version.id).await?;
         let host = self.host();
         let mut batch =
             Batch::new().with(packages::version_exists(version.id)).with(packages::changed(package.id, host.now()));
-        batch.extend(edges::leave(version.id, package.id, &reference, host.now()));
+        batch.push(packages::pointer_count_is(version.id, tags.len()));
+        batch.extend(tags.iter().map(|tag| packages::points_at(package.id, tag, reference)));
+        batch.extend(edges::leave(version.id, package.id, reference, host.now()));
         batch.push(packages::remove_version(version.id));
         let event =
             Event::new(actor, "version.remove", subject(name)).with(json!({ "digest": reference, "tags": tags }));
@@ -381,8 +425,9 @@ impl Registry {
         }
         batch.push(changes::notify(host, &packages::topic(ID, name)));
         match self.db.commit(batch).await {
-            Ok(_) => Ok(tags),
-            Err(CommitError::Guard(_)) => Err(unknown()),
+            Ok(_) => Ok(Some(tags)),
+            // It is gone, or a tag came or went: look again, for one that never moves it may have got just now.
+            Err(CommitError::Guard(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -392,6 +437,10 @@ impl Registry {
         let now = self.host().now();
         vec![leases::put(ID, name, digest, now.plus(self.blobs.lease_time())), edges::adopt_blob(ID, name, digest, now)]
     }
+}
+
+fn busy() -> Refusal {
+    larder_core::Error::new(Kind::Unavailable, "too many others changed this repository just now: try again").into()
 }
 
 enum Attempt {
