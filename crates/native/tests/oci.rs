@@ -3,15 +3,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::join;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Frame;
 use larder_auth::{Authenticator, Passes};
 use larder_blobs::Blobs;
 use larder_core::{
-    Digest, Kind,
+    Digest, Error, Kind,
     grant::{Grant, Principal, PrincipalName},
     pattern::Pattern,
 };
@@ -20,7 +28,7 @@ use larder_db::{
     changes::Change,
     events::{self, Actor, Recorded, Wanted},
 };
-use larder_http::{AccessNote, Body, Request, RequestId, Response, Room as _};
+use larder_http::{AccessNote, Body, Request, RequestBody, RequestId, Response, Room as _};
 use larder_native::store::Disk;
 use larder_oci::{
     Gate, ID, OciRoom, Registry,
@@ -72,13 +80,17 @@ impl House {
     }
 
     async fn send(&self, method: Method, address: &str, kind: Option<&str>, body: Bytes) -> Response {
+        self.send_body(method, address, kind, body.into()).await
+    }
+
+    async fn send_body(&self, method: Method, address: &str, kind: Option<&str>, body: RequestBody) -> Response {
         let mut headers = HeaderMap::new();
         if let Some(kind) = kind {
             headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(kind).unwrap());
         }
         let client = IpAddr::from([127, 0, 0, 1]);
         let id = RequestId { process: 1, number: 1 };
-        let mut request = Request::new(method, address.parse().unwrap(), headers, body.into(), client, id).unwrap();
+        let mut request = Request::new(method, address.parse().unwrap(), headers, body, client, id).unwrap();
         let mut access = AccessNote::default();
         self.room.handle(&mut request, &self.asker, &mut access).await.unwrap()
     }
@@ -659,5 +671,81 @@ async fn a_quota_is_for_all_repositories_of_its_pattern() {
         assert_eq!(begun.status, StatusCode::FORBIDDEN);
         house.set("acme/**", json!({ "quota": 10_000 })).await;
         assert_eq!(house.blob("acme/b", &[b'z'; 1_400]).await.status, StatusCode::CREATED);
+    }
+}
+
+/// Bytes of which nobody says beforehand how many they are.
+struct Stream(VecDeque<Bytes>);
+
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[tokio::test]
+async fn a_quota_counts_what_comes_without_a_length_and_before_its_end() {
+    const PIECE: usize = 1024 * 1024;
+    for house in House::each().await {
+        house.set("acme/**", json!({ "quota": 3 * PIECE })).await;
+        let stream = |pieces: usize| {
+            let bytes = Bytes::from(vec![b'q'; PIECE]);
+            RequestBody::arriving(Stream(std::iter::repeat_n(bytes, pieces).collect()))
+        };
+        let whole =
+            |pieces: usize| format!("/v2/acme/a/blobs/uploads/?digest={}", Digest::of(&vec![b'q'; pieces * PIECE]));
+        let refused = house.send_body(Method::POST, &whole(4), None, stream(4)).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", text(&refused));
+        assert_eq!(house.usage("acme/**").await.1, Some(0));
+        // A chunk is refused before it comes, and a stream when it has come too far.
+        let begun = house.send(Method::POST, "/v2/acme/a/blobs/uploads/", None, Bytes::new()).await;
+        let place = begun.headers[header::LOCATION].to_str().unwrap().to_owned();
+        let chunk = Bytes::from(vec![b'q'; 4 * PIECE]);
+        assert_eq!(house.send(Method::PATCH, &place, None, chunk).await.status, StatusCode::FORBIDDEN);
+        let far = house.send_body(Method::PATCH, &place, None, stream(40)).await;
+        assert_eq!(far.status, StatusCode::FORBIDDEN);
+        assert_eq!(house.send_body(Method::POST, &whole(2), None, stream(2)).await.status, StatusCode::CREATED);
+        assert_eq!(house.usage("acme/**").await.1, Some(2 * PIECE as u64));
+    }
+}
+
+#[tokio::test]
+async fn what_a_tag_that_never_moves_consists_of_stays() {
+    for house in House::each().await {
+        house.set("acme/**", json!({ "immutable": ["v*"] })).await;
+        let child = image(&["child"]);
+        let digest = house.image("acme/a", None, &["child"]).await;
+        let inner = index(&[&child]);
+        house.push("acme/a", None, &inner).await;
+        house.push("acme/a", Some("v1"), &index(&[&inner])).await;
+        for reference in [digest.to_string(), digest_of(&inner).to_string()] {
+            let refused = house.delete("acme/a", &reference).await;
+            assert_eq!(refused.status, StatusCode::FORBIDDEN);
+            assert!(text(&refused).contains("`v1`"), "{}", text(&refused));
+        }
+        let other = house.image("acme/a", Some("latest"), &["other"]).await;
+        assert_eq!(house.delete("acme/a", &other.to_string()).await.status, StatusCode::ACCEPTED);
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_comes_while_its_manifest_is_deleted_goes_only_if_it_may() {
+    for house in House::each().await {
+        house.set("acme/**", json!({ "immutable": ["v*"] })).await;
+        let mut stayed = 0;
+        for round in 0..20 {
+            let layer = format!("layer {round}");
+            let digest = house.image("acme/a", None, &[&layer]).await.to_string();
+            let (tag, manifest) = (format!("v{round}"), image(&[&layer]));
+            let (pushed, deleted) = join(house.put("acme/a", &tag, &manifest), house.delete("acme/a", &digest)).await;
+            let is_there = house.has("acme/a", &tag).await;
+            // Deleted first, the manifest came again with the push.
+            assert_eq!(is_there, pushed.status == StatusCode::CREATED, "{round}: {}", deleted.status);
+            stayed += usize::from(is_there);
+        }
+        assert!(stayed > 0, "no push ever won");
     }
 }

@@ -9,11 +9,14 @@ use larder_core::{Digest, Id, Kind, digest::Algorithm, grant::Action};
 use larder_http::{RequestBody, Response};
 
 use crate::{
-    ID,
+    ID, Registry,
     error::{Code, Refusal},
     names,
     routes::{Call, OciRoom, created, value},
 };
+
+/// After so many bytes of a stream whose length nobody said the quota is asked again.
+const ASK_AGAIN: u64 = 16 * 1024 * 1024;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -53,18 +56,22 @@ impl OciRoom {
     /// `POST name/blobs/uploads/?digest=DIGEST` with all bytes.
     async fn upload_at_once(&self, call: &mut Call<'_>, digest: &Digest) -> Result<Response, Refusal> {
         let size = call.request.body.announced();
-        self.registry.check_quota(call.name, Some(digest), size.unwrap_or(1)).await?;
+        let mut room = Room::new(call.name, Some(digest), 0, size.unwrap_or(1));
+        room.ask(&self.registry, size.unwrap_or(1)).await?;
         let mut writer = self.registry.blobs.begin_as(digest.algorithm()).await?;
-        loop {
-            let written = match call.request.body.chunk().await {
-                Ok(Some(bytes)) => writer.write(bytes).await,
-                Ok(None) => break,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = written {
-                writer.abort().await;
-                return Err(error.into());
+        let taken = async {
+            while let Some(bytes) = call.request.body.chunk().await? {
+                room.make(&self.registry, writer.written() + bytes.len() as u64).await?;
+                writer.write(bytes).await?;
             }
+            match size {
+                Some(_) => Ok(()),
+                None => room.ask(&self.registry, writer.written()).await,
+            }
+        };
+        if let Err(refusal) = taken.await {
+            writer.abort().await;
+            return Err(refusal);
         }
         let lease = self.registry.lease_of(call.name, digest);
         writer.finish_with(Some(*digest), size, lease).await.map_err(|error| mismatch(error, digest))?;
@@ -89,7 +96,7 @@ impl OciRoom {
         call.demand(Action::Publish)?;
         let id = parse_id(id)?;
         let mut writer = self.claim(call, id).await?;
-        let taken = take(&mut call.request.body, &mut writer).await;
+        let taken = self.take(call, None, &mut writer).await;
         // What came is kept, whatever happened: the client goes on from there.
         let written = writer.pause().await;
         self.make_room(call, id, taken).await?;
@@ -112,7 +119,7 @@ impl OciRoom {
             names::parse_digest(&text)?
         };
         let mut writer = self.claim(call, id).await?;
-        let taken = take(&mut call.request.body, &mut writer).await;
+        let taken = self.take(call, Some(&digest), &mut writer).await;
         let taken = match taken {
             Ok(()) => self.registry.check_quota(call.name, Some(&digest), writer.written()).await,
             failed => failed,
@@ -128,6 +135,25 @@ impl OciRoom {
         let stored: StoredBlob = self.make_room(call, id, stored).await?;
         debug_assert_eq!(stored.digest, digest);
         Ok(landed(call, &digest))
+    }
+
+    /// Reads the body into an upload, as far as the quota goes.
+    async fn take(
+        &self,
+        call: &mut Call<'_>,
+        digest: Option<&Digest>,
+        writer: &mut SessionWriter,
+    ) -> Result<(), Refusal> {
+        let (before, announced) = (writer.written(), call.request.body.announced());
+        let mut room = Room::new(call.name, digest, before, announced.unwrap_or(0));
+        if announced.is_some_and(|length| length > 0) {
+            room.ask(&self.registry, room.allowed).await?;
+        }
+        while let Some(bytes) = next(&mut call.request.body).await? {
+            room.make(&self.registry, writer.written() + bytes.len() as u64).await?;
+            writer.write(bytes).await?;
+        }
+        Ok(())
     }
 
     /// Where there is no room, an upload that cannot end must not keep what the others need: it is over.
@@ -184,12 +210,33 @@ fn place<'a>(call: &'a Call<'_>, principal: &'a str) -> Place<'a> {
     Place { format: ID, package: call.name, principal }
 }
 
-/// Reads the body into an upload.
-async fn take(body: &mut RequestBody, writer: &mut SessionWriter) -> Result<(), Refusal> {
-    while let Some(bytes) = next(body).await? {
-        writer.write(bytes).await?;
+/// How far the quota lets bytes come in that nobody may refer to yet: they take room on the disk all the same.
+struct Room<'a> {
+    name: &'a str,
+    digest: Option<&'a Digest>,
+    /// So many bytes may be there before it is asked again.
+    allowed: u64,
+}
+
+impl<'a> Room<'a> {
+    /// For an upload that has `before` bytes, and gets `announced` more as far as is known.
+    fn new(name: &'a str, digest: Option<&'a Digest>, before: u64, announced: u64) -> Self {
+        Self { name, digest, allowed: before.saturating_add(announced) }
     }
-    Ok(())
+
+    /// Refuses an upload of `size` bytes that goes over the quota.
+    async fn ask(&self, registry: &Registry, size: u64) -> Result<(), Refusal> {
+        registry.check_quota(self.name, self.digest, size).await
+    }
+
+    /// The same, if nobody has asked yet for so many.
+    async fn make(&mut self, registry: &Registry, size: u64) -> Result<(), Refusal> {
+        if size > self.allowed {
+            self.ask(registry, size).await?;
+            self.allowed = size.saturating_add(ASK_AGAIN);
+        }
+        Ok(())
+    }
 }
 
 async fn next(body: &mut RequestBody) -> Result<Option<Bytes>, Refusal> {
