@@ -167,6 +167,43 @@ async fn a_download_goes_on_when_its_reader_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_breaks_goes_on_where_it_was() {
+    for (house, upstream) in House::each().await {
+        house.add(&upstream, "up", &[], |_| {}).await;
+        let layer = noise(5_000_000);
+        upstream.has("a/b", "1", &[&layer]);
+        house.read("/v2/a/b/manifests/1").await;
+        let path = format!("/v2/a/b/blobs/{}", Digest::of(&layer));
+        upstream.set(&path, Answer::Breaking(layer.clone(), 1_500_000));
+        upstream.asked();
+        assert_eq!(house.read(&path).await, layer);
+        assert_eq!(upstream.asked().len(), 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_two_repositories_of_one_registry_share_comes_once() {
+    for (house, upstream) in House::each().await {
+        assert_eq!(house.upload("ours/app", b"secret").await.status, StatusCode::CREATED);
+        house.add(&upstream, "up", &["theirs/*"], |_| {}).await;
+        let blob = |name: &str, bytes: &[u8]| format!("/v2/theirs/{name}/blobs/{}", Digest::of(bytes));
+        upstream.has("theirs/one", "1", &[b"base"]);
+        house.read("/v2/theirs/one/manifests/1").await;
+        house.read(&blob("one", b"base")).await;
+        upstream.has("theirs/two", "1", &[b"base", b"secret"]);
+        house.read("/v2/theirs/two/manifests/1").await;
+        upstream.asked();
+        assert_eq!(house.read(&blob("two", b"base")).await, "base");
+        assert_eq!(upstream.asked(), [""; 0]);
+
+        // That a manifest names a blob of ours is no proof that its author has it.
+        upstream.forget(&blob("two", b"secret"));
+        refused(&house.get(&blob("two", b"secret")).await, 404, &["BLOB_UNKNOWN"]);
+        assert_eq!(upstream.asked(), [format!("GET {}", blob("two", b"secret"))]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cold_blob_is_only_looked_at_for_a_head_and_redirects_are_followed_without_secrets() {
     for (house, upstream) in House::each().await {
         let store = Upstream::new().await;

@@ -25,6 +25,8 @@ pub enum Answer {
     Page(String, Bytes),
     /// 200, and then fewer bytes than announced.
     Cut(Bytes, usize),
+    /// As many bytes as these, from where they are asked for, and then the end.
+    Breaking(Bytes, usize),
     /// 200, and then as many pieces as there are permits.
     Paced(Bytes, usize, Arc<Semaphore>),
     /// Nothing, for ever.
@@ -113,6 +115,16 @@ impl Upstream {
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                     socket.write_all(head.as_bytes()).await?;
                     socket.write_all(&body[..at]).await?;
+                    return Ok(());
+                }
+                Answer::Breaking(body, most) => {
+                    let range = head.to_ascii_lowercase().split("range: bytes=").nth(1).map(str::to_owned);
+                    let from = range.map_or(0, |range| range.split('-').next().unwrap().parse::<usize>().unwrap());
+                    let status = format!("206 Part\r\nContent-Range: bytes {from}-{}/{}", body.len() - 1, body.len());
+                    let status = if from > 0 { &status } else { "200 OK" };
+                    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len() - from);
+                    socket.write_all(head.as_bytes()).await?;
+                    socket.write_all(&body[from..body.len().min(from + most)]).await?;
                     return Ok(());
                 }
                 Answer::Paced(body, piece, pace) => {

@@ -24,7 +24,7 @@ use url::Url;
 use super::{Failure, answering, challenge, challenge::Challenge, odd};
 use crate::{
     model,
-    routes::{DOCKER_CONTENT_DIGEST, link},
+    routes::{DOCKER_CONTENT_DIGEST, link, value},
 };
 
 /// What is taken for a manifest. Without it some registries convert what they have.
@@ -97,6 +97,8 @@ struct Ask<'a> {
     url: Url,
     accept: Option<&'static str>,
     document: bool,
+    /// The first byte that is wanted.
+    from: u64,
     most: u64,
 }
 
@@ -156,10 +158,16 @@ impl Client {
         Ok(self.ask(Ask { method: Method::HEAD, document: false, ..Ask::document(name, url) }).await?.length)
     }
 
-    /// A blob, as it arrives, which has at most `most` bytes.
-    pub(super) async fn blob(&self, name: &str, digest: &Digest, most: u64) -> Result<FetchResponse, Failure> {
+    /// A blob of `size` bytes from the byte `from` on, as it arrives.
+    pub(super) async fn blob(
+        &self,
+        name: &str,
+        digest: &Digest,
+        from: u64,
+        size: u64,
+    ) -> Result<FetchResponse, Failure> {
         let url = self.address(name, &format!("blobs/{digest}"))?;
-        self.ask(Ask { document: false, most, ..Ask::document(name, url) }).await
+        self.ask(Ask { document: false, from, most: size - from, ..Ask::document(name, url) }).await
     }
 
     /// A document below a repository, such as `tags/list`, and where its next page is.
@@ -231,6 +239,9 @@ impl Client {
         if let Some(accept) = ask.accept {
             request.headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         }
+        if ask.from > 0 {
+            request.headers.insert(header::RANGE, value(&format!("bytes={}-", ask.from)));
+        }
         if ask.document {
             request.head = HEAD;
             request.whole = Some(DOCUMENT);
@@ -244,7 +255,8 @@ impl Client {
     fn judge(&self, ask: &Ask<'_>, answer: FetchResponse) -> Result<FetchResponse, Failure> {
         let host = self.host();
         match answer.status {
-            StatusCode::OK => Ok(answer),
+            StatusCode::OK if ask.from == 0 => Ok(answer),
+            StatusCode::PARTIAL_CONTENT if ask.from > 0 && begins_at(&answer.headers, ask.from) => Ok(answer),
             StatusCode::NOT_FOUND => Err(Failure::Absent),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(Failure::Refused(format!("{host} answers {} for `{}`", answer.status, ask.name)))
@@ -386,7 +398,7 @@ impl Client {
 
 impl<'a> Ask<'a> {
     fn document(name: &'a str, url: Url) -> Self {
-        Self { method: Method::GET, name, url, accept: None, document: true, most: model::LARGEST as u64 }
+        Self { method: Method::GET, name, url, accept: None, document: true, from: 0, most: model::LARGEST as u64 }
     }
 }
 
@@ -410,6 +422,12 @@ struct Given {
 
 fn digest_of(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a part begins where it was asked to.
+fn begins_at(headers: &HeaderMap, from: u64) -> bool {
+    let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<u64> {

@@ -35,6 +35,9 @@ use crate::{
     routes::{Call, DOCKER_CONTENT_DIGEST},
 };
 
+/// How often a download that breaks is gone on with.
+const MOST_BREAKS: usize = 5;
+
 type Waiting<T> = Shared<BoxFuture<'static, Result<T, Failure>>>;
 
 /// The blobs that are being brought.
@@ -182,7 +185,7 @@ impl Proxy {
             return Ok(());
         }
         let _turn = wanted.client.turn().await?;
-        let answer = wanted.client.blob(&wanted.there, &wanted.digest, wanted.size).await?;
+        let answer = wanted.client.blob(&wanted.there, &wanted.digest, 0, wanted.size).await?;
         if answer.length.is_some_and(|length| length != wanted.size) {
             return Err(other_size(wanted, answer.length));
         }
@@ -218,11 +221,25 @@ impl Proxy {
         let host = self.db().host();
         let mut outlets: Option<Outlets> = None;
         let mut last: Option<Bytes> = None;
+        let mut breaks = 0;
         while let Some(piece) = body.next().await {
-            let piece = piece?;
-            if piece.is_empty() {
-                continue;
-            }
+            let piece = match piece {
+                Ok(piece) if piece.is_empty() => continue,
+                Ok(piece) => piece,
+                Err(error) => {
+                    breaks += 1;
+                    let from = writer.written();
+                    if from == wanted.size {
+                        break;
+                    }
+                    if breaks > MOST_BREAKS || from == 0 || !error.is_temporary() {
+                        return Err(error.into());
+                    }
+                    // What came already need not come again, and the digest says in the end whether it all fits.
+                    body = wanted.client.blob(&wanted.there, &wanted.digest, from, wanted.size).await?.body;
+                    continue;
+                }
+            };
             if writer.written() + piece.len() as u64 > wanted.size {
                 return Err(other_size(wanted, None));
             }
