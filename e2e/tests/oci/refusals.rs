@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use larder_e2e::{
     Ground,
@@ -10,7 +11,11 @@ use larder_e2e::{
     on_every_ground, until, wire,
 };
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use crate::{refused, spoken};
 
@@ -252,38 +257,39 @@ async fn a_manifest_needs_everything_that_it_refers_to(ground: Ground) {
     server.close().await;
 }
 
-/// A connection on which the server reads the first `sent` bytes of a chunk at the beginning of an upload, and waits for the
-/// rest of them.
+/// Somebody who takes about 36 seconds for a chunk at the beginning of an upload. The server reads it already.
 pub(crate) async fn writing(
     to: SocketAddr,
     token: &str,
     registry: &Registry,
     at: &str,
-    chunk: &[u8],
-    sent: usize,
-) -> TcpStream {
-    loop {
-        let mut slow = TcpStream::connect(to).await.expect("the server listens");
-        let head = format!(
-            "PATCH {at} HTTP/1.1\r\nHost: larder.test\r\nAuthorization: {}\r\nContent-Range: 0-{}\r\nContent-Length: {}\r\n\r\n",
-            wire::basic("ci", token),
-            chunk.len() - 1,
-            chunk.len(),
-        );
-        slow.write_all(head.as_bytes()).await.expect("a head is sent");
-        slow.write_all(&chunk[..sent]).await.expect("a part of a chunk is sent");
-        // Nothing at all may be written until somebody else writes; it may get in the way of that, though.
-        let is_writing = until("somebody writes or is refused", || async {
-            let probe = registry.ask(Ask::patch(at).body("")).await;
-            if probe.status != StatusCode::ACCEPTED {
-                return Some(true);
-            }
-            slow.try_read(&mut [0; 1]).is_ok().then_some(false)
-        });
-        if is_writing.await {
-            return slow;
+    chunk: Bytes,
+) -> JoinHandle<()> {
+    let mut slow = TcpStream::connect(to).await.expect("the server listens");
+    let head = format!(
+        "PATCH {at} HTTP/1.1\r\nHost: larder.test\r\nAuthorization: {}\r\nContent-Range: 0-{}\r\nContent-Length: {}\r\n\r\n",
+        wire::basic("ci", token),
+        chunk.len() - 1,
+        chunk.len(),
+    );
+    slow.write_all(head.as_bytes()).await.expect("a head is sent");
+    let writing = tokio::spawn(async move {
+        for piece in chunk.chunks(chunk.len() / 144) {
+            slow.write_all(piece).await.expect("the server takes what comes");
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
-    }
+        let mut said = [0; 12];
+        slow.read_exact(&mut said).await.expect("the server says something");
+        assert_eq!(&said, b"HTTP/1.1 202", "{}", String::from_utf8_lossy(&said));
+    });
+    // A chunk that goes on nowhere takes nothing from anybody, and learns whether somebody writes.
+    until("the server knows of the first one", || async {
+        let probe = registry.ask(Ask::patch(at).chunk(1_000_000, "x")).await;
+        assert_eq!(probe.status, StatusCode::RANGE_NOT_SATISFIABLE, "{}", probe.text());
+        probe.text().contains("another request writes").then_some(())
+    })
+    .await;
+    writing
 }
 
 async fn of_two_that_write_to_one_upload_one_is_refused(ground: Ground) {
@@ -291,25 +297,26 @@ async fn of_two_that_write_to_one_upload_one_is_refused(ground: Ground) {
     let registry = Registry::new(&[server.address()], &token);
     let blob = Blob::noise(1, 300_000);
     let at = registry.begin("team/app").await.expect("an upload begins");
-    let mut slow = writing(server.address(), &token, &registry, &at, &blob.bytes[..200_000], 150_000).await;
+    let slow = writing(server.address(), &token, &registry, &at, blob.bytes.slice(..200_000)).await;
     let busy = [StatusCode::RANGE_NOT_SATISFIABLE, StatusCode::CONFLICT];
-    for ask in [
+    // The server waits a while for the first one to end, so all at once.
+    let others = [
         Ask::patch(&at).stream("x"),
         Ask::patch(&at).chunk(0, blob.bytes.slice(..10)),
         Ask::patch(&at).chunk(150_000, blob.bytes.slice(150_000..)),
         Ask::put(with_digest(&at, &blob.digest)).body(blob.bytes.clone()),
         Ask::put(with_digest(&at, &Blob::of("").digest)),
-    ] {
-        let shown = ask.to_string();
-        let answer = registry.ask(ask).await;
+    ];
+    let others = others.map(|ask| {
+        let registry = registry.clone();
+        tokio::spawn(async move { (ask.to_string(), registry.ask(ask).await) })
+    });
+    for other in others {
+        let (shown, answer) = other.await.expect("it ends");
         assert!(busy.contains(&answer.status), "{shown}: {} {}", answer.status, answer.text());
     }
-    slow.write_all(&blob.bytes[150_000..200_000]).await.expect("the rest of a body is sent");
-    until("the first one is done", || async {
-        let status = registry.ask(Ask::get(&at)).await;
-        (status.header("range") == "0-199999").then_some(())
-    })
-    .await;
+    slow.await.expect("the first one is not disturbed");
+    assert_eq!(registry.ask(Ask::get(&at)).await.header("range"), "0-199999");
     // Many at once with the same chunk: exactly one is taken.
     let chunk = blob.bytes.slice(200_000..250_000);
     let all = (0..8).map(|_| {

@@ -67,7 +67,7 @@ async fn retry(world: &World, trouble: &Trouble, what: &str) {
 fn image(world: &World, dice: &mut Dice, name: &str) -> Manifest {
     let own = |dice: &mut Dice, name: &str| {
         let count = dice.below(4);
-        let layers: Vec<Blob> = (0..count).map(|_| dice.pick(&world.layers).clone()).collect();
+        let layers: Vec<Blob> = (0..count).map(|_| world.layer(dice).clone()).collect();
         Manifest::image(name, &layers)
     };
     match dice.below(6) {
@@ -213,7 +213,7 @@ async fn list(world: &World, repository: &str) {
 
 /// A range of a layer of a tag's image has the layer's bytes.
 async fn part_of(world: &World, dice: &mut Dice, tag: &Tag) {
-    let layer = dice.pick(&world.layers);
+    let layer = world.layer(dice);
     if layer.bytes.len() < 2 {
         return;
     }
@@ -271,7 +271,7 @@ async fn delete_tag(world: &World, tag: &Tag, by_digest: bool) {
 
 /// Takes a blob out of a repository, unless a manifest needs it there.
 async fn delete_blob(world: &World, dice: &mut Dice) {
-    let (repository, layer) = (*dice.pick(&REPOSITORIES), dice.pick(&world.layers));
+    let (repository, layer) = (*dice.pick(&REPOSITORIES), world.layer(dice));
     world.take(repository, &layer.digest);
     let delete = Ask::delete(format!("/v2/{repository}/blobs/{}", layer.digest));
     let right = [StatusCode::ACCEPTED, StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
@@ -287,7 +287,7 @@ async fn delete_blob(world: &World, dice: &mut Dice) {
 
 /// Where nobody else is, a blob comes and goes, while its bytes are those of everybody.
 async fn push_and_delete(world: &World, dice: &mut Dice, repository: &str) {
-    let layer = dice.pick(&world.layers);
+    let layer = world.layer(dice);
     let result = async {
         upload(world, dice, repository, layer).await?;
         if !world.registry.has(repository, &layer.digest).await? {

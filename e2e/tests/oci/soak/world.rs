@@ -10,7 +10,10 @@ use std::{
 };
 
 use http::StatusCode;
-use larder_e2e::oci::{Ask, Blob, Manifest, Registry, Trouble};
+use larder_e2e::{
+    Dice,
+    oci::{Ask, Blob, Manifest, Registry, Trouble},
+};
 
 use crate::requests::next;
 
@@ -105,7 +108,9 @@ pub(super) struct World {
     pub(super) registry: Registry,
     tags: Vec<Tag>,
     /// What images are made of, again and again.
-    pub(super) layers: Vec<Blob>,
+    layers: Vec<Blob>,
+    /// A few that are so large that they are rare.
+    large: Vec<Blob>,
     /// Images that everybody pushes, under tags of their own.
     pub(super) common: Vec<Manifest>,
     /// When a blob may last have been taken out of a repository.
@@ -124,7 +129,7 @@ impl World {
             state: Mutex::new(State { possible: vec![None], ..State::default() }),
         });
         // From nothing at all to more than S3 takes in one piece.
-        let sizes = [0, 1, 700, 4_096, 20_000, 65_536, 65_537, 200_000, 300_001, 524_288, 1_500_000, 9_000_000];
+        let sizes = [0, 1, 700, 4_096, 20_000, 65_536, 65_537, 200_000, 300_001];
         let layers: Vec<Blob> = (seed..)
             .zip(sizes)
             .flat_map(|(at, size)| [(at, size), (at + 100, size / 2)])
@@ -137,6 +142,10 @@ impl World {
             tags: tags.collect(),
             common: common.collect(),
             layers,
+            large: (seed + 1_000..)
+                .zip([1_500_000, 6_000_000, 12_000_000])
+                .map(|(at, size)| Blob::noise(at, size))
+                .collect(),
             taken: Mutex::default(),
             counts: Counts::default(),
             wrong: Mutex::default(),
@@ -146,6 +155,12 @@ impl World {
 
     pub(super) fn tags(&self) -> &[Tag] {
         &self.tags
+    }
+
+    /// One of the layers.
+    pub(super) fn layer(&self, dice: &mut Dice) -> &Blob {
+        let all = if dice.once_in(25) { &self.large } else { &self.layers };
+        dice.pick(all)
     }
 
     pub(super) fn count(&self, what: Count) {
