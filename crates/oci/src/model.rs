@@ -22,7 +22,7 @@ const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const MOST_DESCRIPTORS: usize = 10_000;
 
 /// How many bytes the annotations of a manifest about another one may have: they are in every list of what is about that.
-const LONGEST_ANNOTATIONS: usize = 64 * 1024;
+const LONGEST_ANNOTATIONS: usize = 512 * 1024;
 
 /// The longest media type (RFC 6838, 4.2).
 const LONGEST_TYPE: usize = 255;

@@ -22,7 +22,7 @@ use crate::{
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// How many rows are read at once: a row has as many bytes as annotations may have.
-const PAGE: i64 = 100;
+const PAGE: i64 = 32;
 
 /// The most that one answer has, in bytes of descriptors: clients refuse manifests that are larger than 4 MiB.
 const BYTES: usize = 3 * 1024 * 1024;
