@@ -206,7 +206,11 @@ pub fn face(error: &Error) -> Response {
     };
     // A client that hears 404 pushes what is missing again, and that heals it.
     let status = if error.kind() == Kind::Damaged { StatusCode::NOT_FOUND } else { status_of(error.kind()) };
-    let (what, todo) = parted(error.message());
+    let (what, todo) = match error.kind() {
+        // Where it is that is full is for the log.
+        Kind::Full => ("this registry has no room left", "ask whoever runs it to make some, and push again"),
+        _ => parted(error.message()),
+    };
     let response = Response::json(status, &errors(code, what, todo));
     if error.kind() == Kind::Conflict {
         response.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
