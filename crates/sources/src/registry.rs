@@ -131,7 +131,7 @@ pub async fn secret(db: &Db, vault: &Vault, upstream: &Upstream) -> Result<Optio
     Ok(Some(Secret { origin, authorization }))
 }
 
-/// Takes in everything that an upstream may be asked for, as if it had never been asked: what is here stays.
+/// Has an upstream asked again for everything, when clients next want it. What is here stays.
 pub async fn make_stale(db: &Db, actor: &Actor, source: &Source) -> Result<()> {
     let host = db.host();
     let batch = Batch::new()

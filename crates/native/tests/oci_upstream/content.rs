@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    house::{AT_MOST, House, IMAGE, INDEX, descriptor, digest_of, noise, refused, text, whole},
+    house::{AT_MOST, House, INDEX, descriptor, digest_of, image_type, noise, refused, text, whole},
     upstream::{Answer, Upstream, page},
 };
 
@@ -25,8 +25,11 @@ async fn an_image_comes_once_and_is_looked_at_again_when_it_is_not_fresh() {
         let by_digest = format!("/v2/library/app/manifests/{digest}");
 
         let came = house.get(tag).await;
-        assert_eq!(came.headers["docker-content-digest"], digest.to_string().as_str());
-        assert_eq!((came.headers[header::CONTENT_TYPE].to_str().unwrap(), text(&came)), (IMAGE, manifest.to_string()));
+        assert_eq!(came.headers[header::ETAG], format!("\"{digest}\"").as_str());
+        assert_eq!(
+            (came.headers[header::CONTENT_TYPE].to_str().unwrap(), text(&came)),
+            (image_type().as_str(), manifest.to_string())
+        );
         for blob in [b"{}".as_slice(), b"one", b"two"] {
             assert_eq!(house.read(&format!("/v2/library/app/blobs/{}", Digest::of(blob))).await, blob);
         }
@@ -70,7 +73,7 @@ async fn a_multi_arch_image_comes_part_by_part() {
     for (house, upstream) in House::each().await {
         house.add(&upstream, "up", &[], |_| {}).await;
         let [one, two] = [b"one", b"two"].map(|layer| upstream.has("a/b", "unused", &[layer]));
-        let part = |manifest: &Value| descriptor(IMAGE, manifest.to_string().as_bytes());
+        let part = |manifest: &Value| descriptor(&image_type(), manifest.to_string().as_bytes());
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [part(&one), part(&two)] });
         upstream.names("a/b", "latest", &index);
         assert_eq!(house.read("/v2/a/b/manifests/latest").await, index.to_string());
@@ -237,7 +240,7 @@ async fn lists_come_from_the_upstream_as_long_as_it_answers() {
         assert_eq!(upstream.asked().len(), 2, "two pages, once");
 
         let digest = digest_of(&manifest);
-        let about = |kind: &str| json!({ "mediaType": IMAGE, "digest": Digest::of(kind.as_bytes()).to_string(), "size": 1, "artifactType": kind });
+        let about = |kind: &str| json!({ "mediaType": image_type(), "digest": Digest::of(kind.as_bytes()).to_string(), "size": 1, "artifactType": kind });
         let list = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [about("a/x"), about("b/y")] });
         let path = format!("/v2/a/b/referrers/{digest}");
         // Some registries have such lists only under a tag.

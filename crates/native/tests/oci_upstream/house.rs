@@ -1,6 +1,6 @@
 //! A house with a room and a clock, into which requests go directly.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -9,6 +9,7 @@ use larder_auth::{Authenticator, Passes};
 use larder_blobs::Blobs;
 use larder_core::{
     Digest, Result,
+    format::Format,
     grant::{Grant, Principal, PrincipalName},
 };
 use larder_db::{Db, changes::Change, events::Actor};
@@ -18,7 +19,8 @@ use larder_native::{
     git::{GitProgram, GitSettings},
     store::Disk,
 };
-use larder_oci::{Gate, ID, Oci, OciRoom, Proxy, Registry};
+pub use larder_oci::model::INDEX;
+use larder_oci::{Gate, ID, OciRoom, Proxy, Registry};
 use larder_sources::{
     Limits, Sources,
     registry::{self, NewRegistry},
@@ -33,8 +35,43 @@ use crate::upstream::Upstream;
 /// Far more than anything here takes; only a failure waits for it.
 pub const AT_MOST: Duration = Duration::from_secs(20);
 
-pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of one image.
+pub fn image_type() -> String {
+    INDEX.replace("index", "manifest")
+}
+
+/// What the sources must know of the format.
+struct Proxied;
+
+impl Format for Proxied {
+    fn id(&self) -> &'static str {
+        ID
+    }
+
+    fn title(&self) -> &'static str {
+        ID
+    }
+
+    fn artifact(&self) -> &'static str {
+        larder_oci::MANIFEST
+    }
+
+    fn is_proxied(&self) -> bool {
+        true
+    }
+
+    fn compare(&self, a: &str, b: &str) -> Ordering {
+        a.cmp(b)
+    }
+
+    fn package_name(&self, name: &str) -> Result<String> {
+        Ok(name.to_owned())
+    }
+
+    fn install_snippet(&self, _: &str, name: &str) -> String {
+        name.to_owned()
+    }
+}
 
 /// Everything here.
 pub struct House {
@@ -65,7 +102,7 @@ impl House {
         let blobs = Blobs::new(db.clone(), Arc::new(Disk::open(folder.path()).unwrap()), host.clone());
         let vault = Vault::new(SecretKey::new([3; 32]), []);
         let git = Arc::new(GitProgram::new(GitSettings::below(folder.path())));
-        let formats = [Arc::new(Oci) as _].into();
+        let formats = [Arc::new(Proxied) as _].into();
         let sources = Sources::new(db.clone(), blobs.clone(), git, vault.clone(), formats, Limits::default(), true);
         let room = room(&db, &blobs, &vault);
         let grants = vec!["*:*:*".parse::<Grant>().unwrap()];
@@ -153,11 +190,11 @@ pub fn descriptor(kind: &str, bytes: &[u8]) -> Value {
 }
 
 pub fn image(layers: &[&[u8]]) -> Value {
-    let layer = |layer: &&[u8]| descriptor("application/vnd.oci.image.layer.v1.tar", layer);
+    let layer = |layer: &&[u8]| descriptor("test/layer", layer);
     json!({
         "schemaVersion": 2,
-        "mediaType": IMAGE,
-        "config": descriptor("application/vnd.oci.image.config.v1+json", b"{}"),
+        "mediaType": image_type(),
+        "config": descriptor("test/config", b"{}"),
         "layers": layers.iter().map(layer).collect::<Vec<_>>(),
     })
 }

@@ -6,7 +6,7 @@ use larder_core::Digest;
 use tokio::time::timeout;
 
 use crate::{
-    house::{AT_MOST, House, IMAGE, digest_of, image, noise, refused, text},
+    house::{AT_MOST, House, digest_of, image, image_type, noise, refused, text},
     upstream::{Answer, manifest_page, page},
 };
 
@@ -58,11 +58,12 @@ async fn manifests_that_are_not_right_are_not_kept() {
         house.add(&upstream, "up", &[], |_| {}).await;
         let manifest = image(&[b"one"]);
         let (digest, path) = (digest_of(&manifest), "/v2/a/b/manifests/1");
-        let announced = |digest: &Digest| format!("200 OK\r\nContent-Type: {IMAGE}\r\nDocker-Content-Digest: {digest}");
+        let announced =
+            |digest: &Digest| format!("200 OK\r\nContent-Type: {}\r\nDocker-Content-Digest: {digest}", image_type());
         let lies = [
             (page(&announced(&Digest::of(b"other")), manifest.to_string()), "other bytes"),
             (page("200 OK\r\nContent-Type: text/html", "<html>please log in</html>"), "not answer with a manifest"),
-            (page(&format!("200 OK\r\nContent-Type: {IMAGE}"), " ".repeat(5 << 20)), "limit"),
+            (page(&format!("200 OK\r\nContent-Type: {}", image_type()), " ".repeat(5 << 20)), "limit"),
             (Answer::Cut(manifest.to_string().into(), 20), "before its answer was complete"),
         ];
         for (lie, words) in lies {
