@@ -40,6 +40,11 @@ impl Actor {
         Self("larder".to_owned())
     }
 
+    /// A forge that was believed, because it knew the secret of a webhook.
+    pub fn webhook(forge: &str) -> Self {
+        Self(format!("webhook:{forge}"))
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -23,6 +23,7 @@ mod batch;
 pub mod blobs;
 pub mod changes;
 pub mod credentials;
+pub mod deliveries;
 pub mod dialect;
 pub mod edges;
 pub mod events;
@@ -42,6 +43,7 @@ pub mod tokens;
 pub mod uploads;
 pub mod upstream_checks;
 pub mod usage;
+pub mod webhooks;
 
 use std::sync::Arc;
 
@@ -58,6 +60,7 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         blobs::STATEMENTS,
         changes::STATEMENTS,
         credentials::STATEMENTS,
+        deliveries::STATEMENTS,
         edges::STATEMENTS,
         events::STATEMENTS,
         grants::STATEMENTS,
@@ -73,6 +76,7 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         upstream_checks::STATEMENTS,
         usage::STATEMENTS,
         uploads::STATEMENTS,
+        webhooks::STATEMENTS,
     ];
     families.concat().into_iter().chain(dialect::texts(dialect)).collect()
 }

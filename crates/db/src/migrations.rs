@@ -6,8 +6,11 @@ use larder_core::{Error, Host, Kind, Result};
 use crate::executor::Executor;
 
 /// Version by version, without gaps: the first is 1.
-const STEPS: &[&str] =
-    &[include_str!("../migrations/0001_foundation.sql"), include_str!("../migrations/0002_uploads.sql")];
+const STEPS: &[&str] = &[
+    include_str!("../migrations/0001_foundation.sql"),
+    include_str!("../migrations/0002_uploads.sql"),
+    include_str!("../migrations/0003_webhooks.sql"),
+];
 
 /// Applies what is missing.
 pub(crate) async fn apply(executor: &dyn Executor, host: &Host) -> Result<()> {

@@ -27,6 +27,12 @@ pub trait Room: Send + Sync {
         false
     }
 
+    /// Whether it recognises whoever comes by itself, by secrets that are no tokens. The site then looks at no
+    /// credentials, and `asker` is anonymous, who may do nothing; what the room answers with 401 is an access refused.
+    fn recognises(&self) -> bool {
+        false
+    }
+
     /// Answers one request. `asker` has been recognised; what it may see is for the room to decide. It showed no
     /// credentials at all if it has no token and is not limited. What the room writes into `access` becomes the line of
     /// the access log, also when it fails.
@@ -40,7 +46,8 @@ pub trait Room: Send + Sync {
     }
 }
 
-/// What a room knows of an access, for the access log. Nothing is recorded until [`action`](Self::action) is set.
+/// What a room knows of an access, for the access log. Nothing is recorded until [`action`](Self::action) is set, but what
+/// a room refuses that [`recognises`](Room::recognises) by itself.
 #[derive(Clone, Debug, Default)]
 pub struct AccessNote {
     /// What was done.

@@ -55,7 +55,7 @@ pub struct Access<'a> {
     pub at: Time,
     /// Who asked.
     pub asker: &'a Arc<Principal>,
-    /// What the room noted. Without an action nobody was recognised, and no room was asked.
+    /// What the room noted. Without an action nobody was recognised.
     pub note: AccessNote,
     /// How it was answered.
     pub status: StatusCode,
@@ -192,7 +192,8 @@ impl Site {
         });
         // Nothing is downloaded with a HEAD, and no room needs to remember that.
         note.download &= request.method != Method::HEAD;
-        if note.action.is_some() {
+        let is_refused = room.recognises() && response.status == StatusCode::UNAUTHORIZED;
+        if note.action.is_some() || is_refused {
             self.record(request, &asker, note, &response);
         }
         response
@@ -212,6 +213,9 @@ impl Site {
     /// Who is asking. Whoever shows no token on a server where anonymous may do nothing is asked for one before
     /// anything else is told, unless the room takes credentials of its own at this address.
     async fn recognise(&self, request: &Request, room: Option<&Arc<dyn Room>>) -> Result<Arc<Principal>> {
+        if room.is_some_and(|room| room.recognises()) {
+            return Ok(self.nobody.clone());
+        }
         let asker = match self.remembered(&request.headers) {
             Ok(asker) => asker,
             Err(token) => self.authenticator.authenticate(token.as_deref(), request.address).await?,

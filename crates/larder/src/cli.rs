@@ -305,7 +305,7 @@ pub enum SourceCommand {
     Add(AddSource),
     /// List sources and how they are
     List,
-    /// Show a source: state, packages, and which branches and tags were skipped, with the reason
+    /// Show a source: state, packages, webhook, and why branches and tags were skipped
     Show {
         /// Its name or its id
         name: String,
@@ -327,6 +327,17 @@ pub enum SourceCommand {
         /// Let a source that is held drop the versions that vanished
         #[arg(long, conflicts_with = "all")]
         accept_removals: bool,
+    },
+    /// Give the webhook of a Git source another secret; the old one is refused at once
+    ///
+    ///   larder source rotate-webhook lib
+    ///
+    /// Prints the new secret alone on standard output. `larder source show lib` shows
+    /// it again, and the address that the forge is to call.
+    #[command(verbatim_doc_comment)]
+    RotateWebhook {
+        /// Its name or its id
+        name: String,
     },
     /// Take a source away with all its packages
     Remove {

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use larder_blobs::{Blobs, Collected};
 use larder_core::{Result, Time};
-use larder_db::{Batch, Db, changes, sources, upstream_checks};
+use larder_db::{Batch, Db, changes, deliveries, sources, upstream_checks};
 use larder_jobs::{Handler, Job, queue};
 use larder_native::git::GitProgram;
 use larder_sources::git::Git as _;
@@ -79,6 +79,7 @@ impl Handler for Housekeeping {
         job.repeat_at(now.plus(self.times.every));
         let old = Batch::new()
             .with(changes::sweep(now.minus(changes::RETENTION)))
+            .with(deliveries::sweep(now.minus(deliveries::RETENTION)))
             .with(upstream_checks::sweep(now.minus(CHECKS)));
         self.db.commit(old).await?;
         let jobs = queue::sweep(&self.db, JOBS).await?;

@@ -11,11 +11,12 @@ use larder_core::{
     grant::{Action, Principal},
 };
 use larder_db::{changes::Watcher, sources};
-use larder_http::{Access, AccessLog, Part, Readiness, Site};
+use larder_http::{Access, AccessLog, Part, Readiness, Room, Site};
 use larder_jobs::queue;
 use larder_native::listener::{Limits, Listener};
 use larder_oci::retention::SWEEP;
 use larder_sources::{manage::GIT, work::SYNC};
+use larder_webhooks::WebhookRoom;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -60,6 +61,8 @@ pub async fn run(config: Config) -> Result<()> {
     watcher.subscribe(Box::new(move |change| hearing.hear(change)));
     let runner = house.runner.clone();
     watcher.subscribe(Box::new(move |change| runner.hear(change)));
+    let webhooks: Arc<dyn Room> = Arc::new(WebhookRoom(house.sources.clone()));
+    site = site.with_room(&webhooks);
     schedule(&house).await?;
 
     let background = [

@@ -318,6 +318,7 @@ async fn a_source_from_its_first_sync_to_its_end() {
     has(&shown, &["every 4h", "moved tags follow, hidden from clients", "credential  none"]);
 
     packages(&larder);
+    webhook(&larder);
 
     repository.git(&["tag", "--force", "v1.0.0", "main"]);
     larder.ok(&["source", "sync", "--all"]);
@@ -343,6 +344,19 @@ async fn a_source_from_its_first_sync_to_its_end() {
     has(&larder.ok(&["source", "remove", "lib"]), &["`lib` is gone"]);
     has(&larder.fails(1, &["source", "show", "lib"]), &["no source called `lib`"]);
     has(&larder.ok(&["package", "list"]), &["no packages yet"]);
+}
+
+fn webhook(larder: &Larder) {
+    let show = || larder.json(&["source", "show", "lib"])["webhook"].clone();
+    let shown = show();
+    let secret = shown["secret"].as_str().unwrap();
+    assert_eq!((&shown["url"], &shown["problem"]), (&"http://127.0.0.1:8080/webhooks/lib".into(), &Value::Null));
+    assert_eq!(show(), shown, "it stays");
+    has(&larder.ok(&["source", "show", "lib"]), &["webhook     http://127.0.0.1:8080/webhooks/lib", secret]);
+    let next = larder.ok(&["source", "rotate-webhook", "lib"]);
+    assert_ne!(next.trim(), secret);
+    assert_eq!(show()["secret"], next.trim());
+    has(&larder.fails(1, &["source", "rotate-webhook", "nothing"]), &["larder source list"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

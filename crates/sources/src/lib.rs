@@ -3,7 +3,7 @@
 //! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
 //! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
 //! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`registry`] knows those that are other
-//! registries, [`packages`] takes packages away.
+//! registries, [`packages`] takes packages away, [`webhooks`] believes forges.
 
 pub mod artifacts;
 pub mod credentials;
@@ -17,6 +17,7 @@ pub mod settings;
 pub mod sync;
 pub mod url;
 pub mod vault;
+pub mod webhooks;
 pub mod work;
 
 use std::sync::Arc;

@@ -80,9 +80,11 @@ impl Sources {
         let event = Event::new(actor, "source.add", format!("source:{name}")).with(json!({
             "kind": GIT, "url": source.url, "credential": credential.map(|credential| credential.name),
         }));
+        let (_, webhook) = self.new_webhook(&source)?;
         let batch = Batch::new()
             .with(rows::name_free(name))
             .with(rows::insert(&source))
+            .with(webhook)
             .with(events::record(host, &event))
             .with(changes::notify(host, "sources"));
         self.db.commit(batch).await.map_err(|error| match error {

@@ -13,6 +13,7 @@ mod package;
 mod source;
 mod sync;
 mod token;
+mod webhook;
 
 use anyhow::{Result, bail};
 use larder_audit::Actor;

@@ -18,7 +18,10 @@ use larder_sources::{
 };
 use serde_json::{Value, json};
 
-use super::{Desk, add, sync};
+use super::{
+    Desk, add, sync,
+    webhook::{self, Webhook},
+};
 use crate::{
     cli::SourceCommand,
     output::{Output, Table, counted, when, when_or},
@@ -34,6 +37,7 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
         SourceCommand::Show { name } => show(desk, &name).await,
         SourceCommand::Sync { name: Some(name), accept_removals, .. } => sync::one(desk, &name, accept_removals).await,
         SourceCommand::Sync { name: None, .. } => sync::all(desk).await,
+        SourceCommand::RotateWebhook { name } => webhook::rotate(desk, &name).await,
         SourceCommand::Remove { name } => {
             let source = desk.house.sources.remove(&desk.actor, &name).await?;
             let document = json!({ "id": source.id, "name": source.name, "removed": true });
@@ -138,6 +142,7 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
         recent: jobs::of_subject(db, SYNC, &source.id.to_string(), RECENT).await?,
         refs: sources::refs(db, source.id).await?,
         versions: packages::keys_of_source(db, source.id).await?,
+        webhook: if source.kind == GIT { Some(Webhook::of(desk, &source).await) } else { None },
         credential,
         source,
     };
@@ -151,6 +156,7 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
 struct Seen {
     source: Source,
     credential: Option<String>,
+    webhook: Option<Webhook>,
     recent: Vec<Entry>,
     refs: Vec<SourceRef>,
     versions: Vec<VersionKey>,
@@ -201,6 +207,7 @@ impl Seen {
     fn document(&self) -> Value {
         let mut document = describe(&self.source, &self.recent);
         document["credential"] = self.credential.clone().into();
+        document["webhook"] = self.webhook.as_ref().map(Webhook::document).into();
         let packages = self.packages();
         document["packages"] = packages
             .into_iter()
@@ -245,6 +252,9 @@ impl Seen {
         }
         out.line(format!("  next look   {} (every {})", next_look(&self.recent, now), format_duration(source.every)))?;
         out.line(format!("  credential  {}", self.credential.as_deref().unwrap_or("none")))?;
+        if let Some(webhook) = &self.webhook {
+            webhook.print(out)?;
+        }
         let settings = GitSettings::read(&source.settings)?;
         let follows = if settings.moved_tags == MovedTagsWord::Follow { "follow" } else { "freeze" };
         let keep = if settings.keeps_everything() { "full" } else { "light" };
