@@ -65,6 +65,20 @@ impl Blobs {
         Ok(OpenBlob { size, whole: None, stream: self.proven(row, range.end - range.start, object.stream) })
     }
 
+    /// A range that is opened when its turn comes: whoever asks for many and reads slowly holds one file, and not one for
+    /// each, with what is read ahead of it.
+    pub fn open_later(&self, digest: Digest, range: Range<u64>) -> ByteStream {
+        let blobs = self.clone();
+        let open = async move {
+            let blob = blobs.open(&digest, Some(range)).await?;
+            Ok::<_, Error>(match blob.whole {
+                Some(bytes) => stream::iter([Ok(bytes)]).boxed(),
+                None => blob.stream,
+            })
+        };
+        stream::once(open).try_flatten().boxed()
+    }
+
     /// Opens the bytes of a live row, and proves that the store has as many as the row says.
     async fn object(&self, row: &BlobRow, range: Range<u64>) -> Result<Object> {
         let complaint = match self.inner.store.get(&row.location, range).await {

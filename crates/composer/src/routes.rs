@@ -1,6 +1,12 @@
 //! What URL does what. A request becomes one [`Endpoint`]; what the asker may not see is answered as if it were not there.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use http::{HeaderValue, StatusCode, header};
@@ -152,7 +158,14 @@ impl ComposerRoom {
     }
 
     async fn send(&self, request: &Request, dist: &Dist) -> Result<Response> {
+        let is_first = AtomicBool::new(true);
         let open = async |range: Option<Range<u64>>| {
+            if !is_first.swap(false, Ordering::Relaxed)
+                && let Some(range) = range
+            {
+                let len = Some(range.end - range.start);
+                return Ok(Body::Stream { len, stream: self.blobs.open_later(dist.digest, range) });
+            }
             let blob = self.blobs.open(&dist.digest, range.clone()).await?;
             let len = range.map_or(blob.size, |range| range.end - range.start);
             Ok(match blob.whole {

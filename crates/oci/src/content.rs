@@ -8,11 +8,10 @@ use std::{
     },
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderValue, Method, StatusCode, header};
 use larder_auth::{Decision, decide};
 use larder_core::{
-    Digest, Error, Kind,
+    Digest, Kind,
     grant::{Action, Principal},
 };
 use larder_db::{
@@ -78,7 +77,8 @@ impl OciRoom {
             if !is_first.swap(false, Ordering::Relaxed)
                 && let Some(range) = range
             {
-                return Ok(self.later(layer.digest, range));
+                let len = Some(range.end - range.start);
+                return Ok(Body::Stream { len, stream: self.registry.blobs.open_later(layer.digest, range) });
             }
             let blob = self.registry.blobs.open(&layer.digest, range.clone()).await?;
             let len = range.map_or(blob.size, |range| range.end - range.start);
@@ -94,20 +94,6 @@ impl OciRoom {
             }
             sent => Ok(sent?),
         }
-    }
-
-    /// A range that is opened when its turn comes: whoever asks for many and reads slowly holds one file, and not one for
-    /// each, with what is read ahead of it.
-    fn later(&self, digest: Digest, range: Range<u64>) -> Body {
-        let (blobs, len) = (self.registry.blobs.clone(), range.end - range.start);
-        let open = async move {
-            let blob = blobs.open(&digest, Some(range)).await?;
-            Ok::<_, Error>(match blob.whole {
-                Some(bytes) => stream::iter([Ok(bytes)]).boxed(),
-                None => blob.stream,
-            })
-        };
-        Body::Stream { len: Some(len), stream: stream::once(open).try_flatten().boxed() }
     }
 
     /// `DELETE name/blobs/DIGEST`.
@@ -162,7 +148,7 @@ impl OciRoom {
             }
         }
         let size = if found { registry.blobs.stat(digest).await?.map_or(0, |row| row.size) } else { 0 };
-        registry.check_quota(call.name, Some(digest), size).await?;
+        let _reserved = registry.check_quota(call.name, Some(digest), size).await?;
         if !found || !registry.blobs.lease(digest, registry.lease_of(call.name, digest)).await? {
             return Ok(None);
         }

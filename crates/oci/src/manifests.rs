@@ -151,7 +151,7 @@ impl Registry {
             None => Digest::of(&push.bytes),
         };
         let rules = self.policies().await?.of(push.name);
-        self.check_quota(push.name, Some(&digest), push.bytes.len() as u64).await?;
+        let _reserved = self.check_quota(push.name, Some(&digest), push.bytes.len() as u64).await?;
         self.store_manifest(push, digest).await?;
         let pushed = Pushed { digest, subject: manifest.subject };
         for _ in 0..ATTEMPTS {

@@ -130,8 +130,11 @@ impl Gate {
     }
 
     fn challenge(&self, request: &Request, wanted: Option<(&str, Action)>, insufficient: bool) -> HeaderValue {
-        let here =
-            || format!("http://{}", request.header(header::HOST).filter(|host| is_plain(host)).unwrap_or("localhost"));
+        let here = || {
+            // The listener believes nobody about this but trusted proxies.
+            let scheme = request.header("x-forwarded-proto").filter(|scheme| *scheme == "https").unwrap_or("http");
+            format!("{scheme}://{}", request.header(header::HOST).filter(|host| is_plain(host)).unwrap_or("localhost"))
+        };
         let url = self.public_url.clone().unwrap_or_else(here);
         let service = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
         let mut text = format!(r#"Bearer realm="{url}/v2/token",service="{service}""#);

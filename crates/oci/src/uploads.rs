@@ -13,6 +13,7 @@ use crate::{
     error::{Code, Refusal},
     names,
     routes::{Call, OciRoom, created, value},
+    usage::Reserved,
 };
 
 /// After so many bytes of a stream whose length nobody said the quota is asked again.
@@ -48,7 +49,7 @@ impl OciRoom {
                 )
             })?,
         };
-        self.registry.check_quota(call.name, None, 1).await?;
+        self.registry.check_quota(call.name, None, 1).await?.cancel();
         let id = self.registry.blobs.open_session(&place(call, &call.asker.name.to_string()), algorithm).await?;
         Ok(progress(StatusCode::ACCEPTED, call.name, id, 0))
     }
@@ -122,14 +123,17 @@ impl OciRoom {
         let taken = self.take(call, Some(&digest), &mut writer).await;
         let taken = match taken {
             Ok(()) => self.registry.check_quota(call.name, Some(&digest), writer.written()).await,
-            failed => failed,
+            Err(error) => Err(error),
         };
-        if let Err(error) = taken {
-            if let Err(error) = writer.pause().await {
-                tracing::warn!(error = error.chain(), %id, "what came of an upload could not be kept");
+        let _reserved = match taken {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                if let Err(error) = writer.pause().await {
+                    tracing::warn!(error = error.chain(), %id, "what came of an upload could not be kept");
+                }
+                return self.make_room(call, id, Err(error)).await;
             }
-            return self.make_room(call, id, Err(error)).await;
-        }
+        };
         let lease = self.registry.lease_of(call.name, &digest);
         let stored = writer.finish(digest, lease).await.map_err(|error| mismatch(error, &digest));
         let stored: StoredBlob = self.make_room(call, id, stored).await?;
@@ -216,17 +220,20 @@ struct Room<'a> {
     digest: Option<&'a Digest>,
     /// So many bytes may be there before it is asked again.
     allowed: u64,
+    reserved: Reserved,
 }
 
 impl<'a> Room<'a> {
     /// For an upload that has `before` bytes, and gets `announced` more as far as is known.
     fn new(name: &'a str, digest: Option<&'a Digest>, before: u64, announced: u64) -> Self {
-        Self { name, digest, allowed: before.saturating_add(announced) }
+        Self { name, digest, allowed: before.saturating_add(announced), reserved: Reserved::default() }
     }
 
     /// Refuses an upload of `size` bytes that goes over the quota.
-    async fn ask(&self, registry: &Registry, size: u64) -> Result<(), Refusal> {
-        registry.check_quota(self.name, self.digest, size).await
+    async fn ask(&mut self, registry: &Registry, size: u64) -> Result<(), Refusal> {
+        std::mem::take(&mut self.reserved).cancel();
+        self.reserved = registry.check_quota(self.name, self.digest, size).await?;
+        Ok(())
     }
 
     /// The same, if nobody has asked yet for so many.

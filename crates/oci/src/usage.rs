@@ -209,75 +209,123 @@ impl Registry {
         Ok(self.subject_of(package, id).await?.is_none_or(|subject| going.contains(&subject)))
     }
 
-    /// Refuses a blob that is about to come to a repository if it would go over the quota. One that the repositories of the
-    /// quota have already needs nothing more; without a digest the blob is believed to be new.
-    pub async fn check_quota(&self, name: &str, digest: Option<&Digest>, size: u64) -> Result<(), Refusal> {
+    /// Lets a blob come to a repository if that stays within the quota; it counts from now on, and until what is given is
+    /// dropped it counts although the database does not know of it. One that the repositories of the quota have already
+    /// needs nothing more; without a digest the blob is believed to be new.
+    pub async fn check_quota(&self, name: &str, digest: Option<&Digest>, size: u64) -> Result<Reserved, Refusal> {
         let policies = self.policies().await?;
-        let Some((pattern, quota)) = policies.quota_of(name) else { return Ok(()) };
+        let Some((pattern, quota)) = policies.quota_of(name) else { return Ok(Reserved::default()) };
         let now = self.host().now();
-        let believed = self.quotas.believed(pattern, now);
-        let mut used = match believed {
-            Some(used) => used,
-            None => self.count(pattern).await?,
-        };
-        if used.saturating_add(size) > quota {
-            if let (Some(digest), Some(names)) = (digest, names(pattern))
-                && usage::have(&self.db, ID, &names, digest, now).await?
-            {
-                return Ok(());
-            }
-            // Nobody is refused for what is gone already.
-            if believed.is_some() {
-                used = self.count(pattern).await?;
-            }
+        if let Ok(reserved) = self.quotas.reserve(pattern, size, quota, now) {
+            return Ok(reserved);
         }
-        if used.saturating_add(size) <= quota {
-            self.quotas.add(pattern, size);
-            return Ok(());
-        }
-        Err(Refusal::new(
-            Code::Denied,
-            format!(
-                "quota exceeded: the repositories `{pattern}` may have {quota} bytes together, they have {used}, and this \
-                 needs {size} more"
-            ),
-            format!(
-                "delete what is not needed (`larder oci usage '{pattern}'` shows where it is), or allow more with \
-                 `larder oci policy set '{pattern}' --quota SIZE`"
-            ),
-        ))
-    }
-
-    async fn count(&self, pattern: &Pattern) -> Result<u64> {
-        let now = self.host().now();
         let names = names(pattern).ok_or_else(|| Error::internal("counting a quota", pattern.to_string()))?;
-        let used = usage::of_names(&self.db, ID, &names, now).await?;
-        self.quotas.set(pattern, used, now);
-        Ok(used)
+        if let Some(digest) = digest
+            && usage::have(&self.db, ID, &names, digest, now).await?
+        {
+            return Ok(Reserved::default());
+        }
+        // Nobody is refused for what is gone already.
+        let since = self.quotas.begin_count(pattern);
+        let counted = usage::of_names(&self.db, ID, &names, now).await?;
+        self.quotas.end_count(pattern, counted, since, now);
+        self.quotas.reserve(pattern, size, quota, now).map_err(|used| {
+            Refusal::new(
+                Code::Denied,
+                format!(
+                    "quota exceeded: the repositories `{pattern}` may have {quota} bytes together, they have {used}, and \
+                     this needs {size} more"
+                ),
+                format!(
+                    "delete what is not needed (`larder oci usage '{pattern}'` shows where it is), or allow more with \
+                     `larder oci policy set '{pattern}' --quota SIZE`"
+                ),
+            )
+        })
     }
 }
 
-/// What was counted for quotas a moment ago, with what was let in since.
+/// The sums of the patterns that have a quota: what was counted, and what this process has let in since. Several servers
+/// do not know of what the others let in within the same seconds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Quotas(Arc<Mutex<HashMap<Pattern, (u64, Time)>>>);
+pub(crate) struct Quotas(Arc<Mutex<HashMap<Pattern, Sum>>>);
+
+/// A sum, as far as this process knows.
+#[derive(Debug, Default)]
+struct Sum {
+    /// What the database had, and when; `None` before the first count.
+    counted: Option<(u64, Time)>,
+    /// What was let in, and is on its way into the database.
+    coming: u64,
+    /// What came since the last count began, each with its place in the order of events.
+    came: Vec<(u64, u64)>,
+    /// The place of the next event.
+    next: u64,
+}
+
+impl Sum {
+    fn total(&self, counted: u64) -> u64 {
+        self.came.iter().fold(counted.saturating_add(self.coming), |sum, (_, size)| sum.saturating_add(*size))
+    }
+}
 
 impl Quotas {
-    fn believed(&self, pattern: &Pattern, now: Time) -> Option<u64> {
-        let sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.get(pattern).filter(|(_, at)| now.since(*at) < BELIEVED).map(|(used, _)| *used)
-    }
-
-    fn set(&self, pattern: &Pattern, used: u64, at: Time) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.retain(|_, (_, counted)| at.since(*counted) < BELIEVED);
-        sums.insert(pattern.clone(), (used, at));
-    }
-
-    fn add(&self, pattern: &Pattern, more: u64) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((used, _)) = sums.get_mut(pattern) {
-            *used = used.saturating_add(more);
+    /// Counts `size` more, if that stays within `quota`. Otherwise gives the sum, of which nobody should be sure.
+    fn reserve(&self, pattern: &Pattern, size: u64, quota: u64, now: Time) -> Result<Reserved, u64> {
+        let mut sums = self.lock();
+        let sum = sums.entry(pattern.clone()).or_default();
+        let Some((counted, _)) = sum.counted.filter(|(_, at)| now.since(*at) < BELIEVED) else { return Err(0) };
+        let used = sum.total(counted);
+        if used.saturating_add(size) > quota {
+            return Err(used);
         }
+        sum.coming += size;
+        Ok(Reserved(Some((self.clone(), pattern.clone(), size))))
+    }
+
+    fn begin_count(&self, pattern: &Pattern) -> u64 {
+        let mut sums = self.lock();
+        let sum = sums.entry(pattern.clone()).or_default();
+        sum.next += 1;
+        sum.next
+    }
+
+    /// What came before the count began is in it.
+    fn end_count(&self, pattern: &Pattern, counted: u64, since: u64, now: Time) {
+        let mut sums = self.lock();
+        let sum = sums.entry(pattern.clone()).or_default();
+        sum.counted = Some((counted, now));
+        sum.came.retain(|(place, _)| *place >= since);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Pattern, Sum>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that were let in and are on their way. Dropped, they are there, or will never be; the next count tells.
+#[derive(Debug, Default)]
+#[must_use = "what was let in counts until the database knows of it"]
+pub struct Reserved(Option<(Quotas, Pattern, u64)>);
+
+impl Reserved {
+    /// It does not come.
+    pub(crate) fn cancel(mut self) {
+        if let Some((quotas, pattern, size)) = self.0.take() {
+            let mut sums = quotas.lock();
+            let sum = sums.entry(pattern).or_default();
+            sum.coming = sum.coming.saturating_sub(size);
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let Some((quotas, pattern, size)) = self.0.take() else { return };
+        let mut sums = quotas.lock();
+        let sum = sums.entry(pattern).or_default();
+        sum.coming = sum.coming.saturating_sub(size);
+        sum.came.push((sum.next, size));
     }
 }
 

@@ -113,7 +113,7 @@ async fn answer(
     watched: &Arc<Watched>,
 ) -> Result<hyper::Response<Answer>, Infallible> {
     watched.answer();
-    let (head, incoming) = request.into_parts();
+    let (mut head, incoming) = request.into_parts();
     let length = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let response = if length > shared.limits.address {
         let longest = shared.limits.address;
@@ -125,6 +125,7 @@ async fn answer(
             RequestBody::arriving(Arriving::new(incoming, &shared.limits, watched.clone()))
         };
         let address = shared.proxies.client(peer, &head.headers);
+        shared.proxies.clean(peer, &mut head.headers);
         let received = Received { method: head.method, uri: head.uri, headers: head.headers, body, address };
         shared.site.answer(received).await
     };

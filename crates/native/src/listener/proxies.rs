@@ -10,6 +10,8 @@ use larder_core::Error;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// The proxies that are believed; none by default. They must set `X-Forwarded-For` or, if they set `Forwarded` only,
 /// remove the other from what they pass on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,13 @@ impl Proxies {
             }
         }
         client
+    }
+
+    /// Takes out what only a trusted proxy may say: how the client reached it. So whoever reads it may believe it.
+    pub fn clean(&self, peer: IpAddr, headers: &mut HeaderMap) {
+        if !self.trust(peer) {
+            headers.remove(X_FORWARDED_PROTO);
+        }
     }
 
     fn trust(&self, address: IpAddr) -> bool {
