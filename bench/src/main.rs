@@ -51,6 +51,9 @@ struct Options {
     /// The registries to measure, for example larder,zot [default: all that are there]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     servers: Vec<String>,
+    /// The parts of the registry measurements to do [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_enum)]
+    only: Vec<registry::Only>,
     /// On which disk registries store, with 30 GB free [default: that of temporary files]
     #[arg(long, value_name = "DIR")]
     place: Option<PathBuf>,

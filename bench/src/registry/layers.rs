@@ -50,8 +50,9 @@ async fn push(setting: &Setting<'_>) -> Result<Image> {
         let image = Image::new("layer", std::iter::once(noise(100 + round as u64, SIZE).as_slice()));
         for registry in setting.turns(round) {
             let layer = &image.blobs[0];
+            // More than the layer, because not all of what is touched is found again.
+            settle(setting.place, 2 * SIZE).await?;
             let mut connection = Connection::open(&registry.door).await?;
-            settle().await?;
             let figures =
                 watched(&[registry.pid], SIZE, async { connection.push_blob(REPOSITORY, layer).await }).await?;
             table.add(registry.name, figures);
@@ -76,7 +77,7 @@ async fn pull(setting: &Setting<'_>, image: &Image) -> Result<()> {
     let path = format!("/v2/{REPOSITORY}/blobs/{}", layer.digest);
     let nginx = Nginx::start(&[(path, noise(100, SIZE))]).await?;
     let file = Door { address: nginx.address, authorization: None };
-    settle().await?;
+    settle(setting.place, 0).await?;
     for round in 0..=setting.options.rounds {
         for turn in 0..=setting.registries.len() {
             let number = (round + turn) % (setting.registries.len() + 1);

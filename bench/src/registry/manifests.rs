@@ -25,7 +25,7 @@ const MANY: &str = "bench/tags";
 /// How many tags the list has.
 const TAGS: usize = 10_000;
 /// How long making them may take; a registry that is not done by then has fewer, which is said.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Over how many connections they are made.
 const AT_ONCE: usize = 8;
 /// How many layers the manifest names.

@@ -26,7 +26,7 @@ pub async fn measure(setting: &Setting<'_>) -> Result<()> {
             connection.push_blob(REPOSITORY, blob).await?;
         }
         connection.push_manifest(REPOSITORY, TAG, &image.manifest).await?;
-        settle().await?;
+        settle(setting.place, SIZE).await?;
         let one = async || {
             let mut connection = Connection::open(&registry.pulls).await?;
             connection.pull_manifest(REPOSITORY, TAG, &image).await?;

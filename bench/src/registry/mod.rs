@@ -11,7 +11,10 @@ mod repeat;
 mod small;
 mod table;
 
+use std::{fs, io::Write as _, path::Path};
+
 use anyhow::Result;
+use clap::ValueEnum;
 use tokio::process::Command;
 
 use self::peers::Running;
@@ -21,10 +24,25 @@ use crate::{
     program::Larder,
 };
 
+/// What is measured of registries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// A layer of a gibibyte: push, pull, parts, HEAD
+    Layers,
+    /// Images of 50 small layers
+    Small,
+    /// A manifest by its tag, and lists of tags
+    Manifests,
+    /// A hundred pulls at once
+    Many,
+}
+
 /// What every case needs.
 struct Setting<'a> {
     registries: Vec<Running>,
     options: &'a Options,
+    /// Where all of them store.
+    place: &'a Path,
 }
 
 impl Setting<'_> {
@@ -50,12 +68,21 @@ pub async fn measure(larder: &Larder, options: &Options) -> Result<()> {
     for peer in &peers {
         registries.push(peer.start(folder.path()).await?);
     }
-    let setting = Setting { registries, options };
+    let setting = Setting { registries, options, place: folder.path() };
     idle(&setting).await;
-    layers::measure(&setting).await?;
-    small::measure(&setting).await?;
-    manifests::measure(&setting).await?;
-    many::measure(&setting).await?;
+    let wanted = |only| options.only.is_empty() || options.only.contains(&only);
+    if wanted(Only::Layers) {
+        layers::measure(&setting).await?;
+    }
+    if wanted(Only::Small) {
+        small::measure(&setting).await?;
+    }
+    if wanted(Only::Manifests) {
+        manifests::measure(&setting).await?;
+    }
+    if wanted(Only::Many) {
+        many::measure(&setting).await?;
+    }
     for registry in setting.registries {
         registry.stop().await?;
     }
@@ -71,9 +98,23 @@ async fn idle(setting: &Setting<'_>) {
     }
 }
 
-/// Waits until what was written before is on the disk, so that nobody pays for somebody else's writing.
-async fn settle() -> Result<()> {
+/// Waits until what was written before is on the disk, so that nobody pays for somebody else's writing; and has as many
+/// bytes of memory touched as are about to be written. A virtual machine gets its memory from its host at the first touch,
+/// which costs ten times what a copy into it costs, and hands it back when it is free for some seconds: without this, the
+/// luck of who gets which memory would be all that is seen.
+async fn settle(place: &Path, bytes: usize) -> Result<()> {
     Command::new("sync").status().await?;
+    let place = place.join("touched");
+    tokio::task::spawn_blocking(move || {
+        let mut file = fs::File::create(&place)?;
+        let piece = vec![1; 1 << 20];
+        for _ in 0..=bytes >> 20 {
+            file.write_all(&piece)?;
+        }
+        // Nothing of it ever reaches the disk.
+        fs::remove_file(&place)
+    })
+    .await??;
     Ok(())
 }
 

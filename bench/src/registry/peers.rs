@@ -25,6 +25,9 @@ use crate::{
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(30);
 
+/// Tokens of Larder, and what they allow: one for whoever pushes, one for whoever may only pull.
+const TOKENS: [(&str, &str); 2] = [("pushes", "read,publish"), ("pulls", "read")];
+
 /// A program that is a registry.
 #[derive(Clone, Debug)]
 enum Kind {
@@ -103,9 +106,9 @@ impl Peer {
         let mut authorizations = [None, None];
         let mut command = match &self.kind {
             Kind::Larder(larder) => {
-                for (authorization, actions) in authorizations.iter_mut().zip(["read,publish", "read"]) {
+                for (authorization, (name, actions)) in authorizations.iter_mut().zip(TOKENS) {
                     let grant = format!("{actions}:oci:*");
-                    let token = larder.run(folder.path(), &["token", "create", actions, "--allow", &grant]).await?;
+                    let token = larder.run(folder.path(), &["token", "create", name, "--allow", &grant]).await?;
                     *authorization = Some(format!("Basic {}", BASE64_STANDARD.encode(format!("bench:{token}"))));
                 }
                 larder.on_server_core(folder.path(), address)

@@ -39,7 +39,7 @@ pub async fn measure(setting: &Setting<'_>) -> Result<()> {
         let images: Vec<_> =
             (0..IMAGES).map(|image| Image::noise((1_000 * (round + 1) + image) as u64, LAYERS, SIZE)).collect();
         for registry in setting.turns(round) {
-            settle().await?;
+            settle(setting.place, 16 * IMAGES * LAYERS * SIZE).await?;
             pushes.add(registry.name, timed(registry, &registry.door, &images, round, push).await?);
         }
         for registry in setting.turns(round) {
