@@ -11,3 +11,4 @@ mod permissions;
 mod replicas;
 mod requests;
 mod sources;
+mod webhooks;
