@@ -25,9 +25,11 @@ use serde_json::json;
 
 use crate::{
     ID, Registry,
+    answer::{DOCKER_CONTENT_DIGEST, created},
+    call::Call,
     error::{Code, Refusal},
     manifests,
-    routes::{Call, DOCKER_CONTENT_DIGEST, OciRoom, created},
+    routes::OciRoom,
     shelf::{Kept, Layer},
     upstream::Cold,
 };

@@ -5,7 +5,10 @@
 //! [`Oci`] is what the rest of the house sees of it; [`routes`] is what clients see; [`Registry`] has the operations, for
 //! clients and for the command line.
 
+mod answer;
+mod call;
 mod content;
+mod endpoint;
 pub mod error;
 mod manifests;
 pub mod model;
@@ -14,6 +17,7 @@ pub mod policy;
 mod referrers;
 pub mod retention;
 pub mod routes;
+mod served;
 mod shelf;
 mod tags;
 pub mod token;

@@ -1,9 +1,8 @@
 //! Manifests: published in one batch with everything that they refer to, served as the bytes that came, taken away.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_core::{Digest, Id, Kind, Result, grant::Principal};
 use larder_db::{
     Batch, CommitError, Statement, blobs, changes,
@@ -12,7 +11,6 @@ use larder_db::{
     leases,
     packages::{self, Artifact, Package, Version},
 };
-use larder_http::{Body, Request, Response};
 use serde_json::json;
 
 use crate::{
@@ -21,7 +19,7 @@ use crate::{
     model::{self, Manifest, Needed},
     names::Reference,
     policy::Rules,
-    routes::DOCKER_CONTENT_DIGEST,
+    served::Served,
 };
 
 /// How often a publication that lost a race is decided again.
@@ -32,46 +30,6 @@ const MOST_WHOLES: i64 = 10_000;
 
 /// The origin of what a client sent.
 pub(crate) const PUSH: &str = "push";
-
-/// A manifest with the headers that it is served with.
-#[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) bytes: Bytes,
-    /// Its digest.
-    pub(crate) text: Arc<str>,
-    /// Its repository.
-    pub(crate) name: Arc<str>,
-    etag: HeaderValue,
-    headers: HeaderMap,
-}
-
-impl Served {
-    fn new(name: &str, digest: Digest, media_type: &str, bytes: Bytes) -> Self {
-        let text = digest.to_string();
-        let value = |text: &str| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
-        let etag = value(&format!("\"{text}\""));
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(header::CONTENT_TYPE, value(media_type));
-        headers.insert(DOCKER_CONTENT_DIGEST, value(&text));
-        headers.insert(header::ETAG, etag.clone());
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        // Whoever pushes chooses the media type, text/html as well: no browser may run what is in a manifest.
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-        Self { bytes, text: text.into(), name: name.into(), etag, headers }
-    }
-
-    /// The answer to a GET or HEAD.
-    pub(crate) fn respond(&self, request: &Request) -> Response {
-        let has = request.headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
-            value.to_str().is_ok_and(|list| list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == self.etag))
-        });
-        if has {
-            return Response { status: StatusCode::NOT_MODIFIED, headers: self.headers.clone(), body: Body::Empty };
-        }
-        Response { status: StatusCode::OK, headers: self.headers.clone(), body: Body::from(self.bytes.clone()) }
-    }
-}
 
 /// A manifest that a client sent.
 #[derive(Debug)]

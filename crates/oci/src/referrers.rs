@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use crate::{
     ID, Registry,
+    answer::link,
+    call::Call,
     error::Refusal,
     model::{self, INDEX, Listing},
     names::{self, Reference},
-    routes::{Call, OciRoom, link},
+    routes::OciRoom,
     upstream::{Listed, Stale},
 };
 

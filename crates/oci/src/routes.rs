@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use larder_auth::{Decision, decide};
 use larder_core::{
     Digest, Error, Kind, Result,
@@ -20,6 +20,9 @@ use serde_json::json;
 
 use crate::{
     ID, Registry,
+    answer::{API_VERSION, OCI_SUBJECT, OCI_TAG, Page, created, value},
+    call::Call,
+    endpoint::{Endpoint, ROOT},
     error::{Code, Refusal, face},
     manifests::{PUSH, Push},
     model,
@@ -29,136 +32,8 @@ use crate::{
     upstream::{Listed, Looked, OCI_NAMESPACE, Proxy, Stale},
 };
 
-/// The digest of what is answered with.
-pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-
-/// Where all of it lives.
-const ROOT: &str = "/v2/";
-
 /// How many tags one manifest may be pushed under at once.
 const MOST_TAGS: usize = 64;
-
-/// The longest page of a list.
-const LONGEST_PAGE: usize = 10_000;
-
-/// What a request is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint<'a> {
-    /// `/v2/`: whether this is a registry, and who is asking.
-    Base,
-    /// `/v2/token`
-    Token,
-    /// `/v2/_catalog`
-    Catalog,
-    /// `name/tags/list`
-    Tags { name: &'a str },
-    /// `name/manifests/REFERENCE`
-    Manifest { name: &'a str, reference: &'a str },
-    /// `name/blobs/DIGEST`
-    Blob { name: &'a str, digest: &'a str },
-    /// `name/blobs/uploads/`
-    Uploads { name: &'a str },
-    /// `name/blobs/uploads/ID`
-    Upload { name: &'a str, id: &'a str },
-    /// `name/referrers/DIGEST`
-    Referrers { name: &'a str, digest: &'a str },
-}
-
-impl<'a> Endpoint<'a> {
-    /// Reads a decoded path. A name may have words of this protocol in it, so what comes last decides.
-    pub(crate) fn parse(path: &'a str) -> Option<Self> {
-        if path == "/v2" {
-            return Some(Self::Base);
-        }
-        let rest = path.strip_prefix(ROOT)?;
-        match rest {
-            "" => return Some(Self::Base),
-            "token" => return Some(Self::Token),
-            "_catalog" => return Some(Self::Catalog),
-            _ => {}
-        }
-        if let Some(name) = rest.strip_suffix("/tags/list") {
-            return Some(Self::Tags { name });
-        }
-        if let Some(name) = rest.strip_suffix("/blobs/uploads").or_else(|| rest.strip_suffix("/blobs/uploads/")) {
-            return Some(Self::Uploads { name });
-        }
-        let (before, last) = rest.rsplit_once('/')?;
-        if let Some(name) = before.strip_suffix("/blobs/uploads") {
-            return Some(Self::Upload { name, id: last });
-        }
-        let (name, word) = before.rsplit_once('/')?;
-        match word {
-            "manifests" => Some(Self::Manifest { name, reference: last }),
-            "blobs" => Some(Self::Blob { name, digest: last }),
-            "referrers" => Some(Self::Referrers { name, digest: last }),
-            _ => None,
-        }
-    }
-
-    /// The repository that it is about.
-    pub(crate) fn name(&self) -> Option<&'a str> {
-        match self {
-            Self::Base | Self::Token | Self::Catalog => None,
-            Self::Tags { name }
-            | Self::Manifest { name, .. }
-            | Self::Blob { name, .. }
-            | Self::Uploads { name }
-            | Self::Upload { name, .. }
-            | Self::Referrers { name, .. } => Some(name),
-        }
-    }
-
-    fn methods(&self) -> &'static str {
-        match self {
-            Self::Base | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET, HEAD",
-            Self::Token => "GET, POST",
-            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
-            Self::Blob { .. } => "GET, HEAD, DELETE",
-            Self::Uploads { .. } => "POST",
-            Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
-        }
-    }
-}
-
-/// One request to a repository.
-pub(crate) struct Call<'a> {
-    pub(crate) request: &'a mut Request,
-    pub(crate) asker: &'a Arc<Principal>,
-    pub(crate) access: &'a mut AccessNote,
-    pub(crate) name: &'a str,
-    /// The path by which answers are remembered: it says what is asked for, in the names that are used here.
-    pub(crate) path: &'a str,
-    pub(crate) gate: &'a Gate,
-}
-
-impl Call<'_> {
-    /// Asks the one place that decides, and notes what was wanted.
-    pub(crate) fn demand(&mut self, action: Action) -> Result<(), Refusal> {
-        self.access.action = Some(action);
-        self.access.package = Some(self.name.into());
-        match decide(self.asker, action, ID, self.name) {
-            Decision::Allow => Ok(()),
-            Decision::Unauthenticated => Err(self.gate.who_are_you(self.request, Some((self.name, action)))),
-            _ if self.asker.limited => Err(self.gate.ask_for_more(self.request, self.name, action)),
-            _ if action == Action::Read => Err(Refusal::no_repository(self.name)),
-            _ => Err(Refusal::new(
-                Code::Denied,
-                format!("{} may not {} `{}`", self.asker.name, action.as_str(), self.name),
-                format!("`larder grant add {} {}:{ID}:{}` allows it", self.asker.name, action.as_str(), self.name),
-            )),
-        }
-    }
-
-    /// The path by which answers are remembered.
-    pub(crate) fn path(&self) -> String {
-        self.path.to_owned()
-    }
-}
 
 /// The room.
 pub struct OciRoom {
@@ -261,7 +136,9 @@ impl OciRoom {
         let reads = method == Method::GET || method == Method::HEAD;
         match &endpoint {
             Endpoint::Base if reads => self.base(&call),
-            Endpoint::Token if reads || method == Method::POST => self.gate.give(&mut call).await,
+            Endpoint::Token if reads || method == Method::POST => {
+                self.gate.give(call.request, call.asker, call.access).await
+            }
             Endpoint::Catalog if reads => self.catalog(&mut call).await,
             Endpoint::Tags { .. } if reads => self.tags(&mut call).await,
             Endpoint::Referrers { digest, .. } if reads => {
@@ -486,100 +363,11 @@ impl Room for OciRoom {
     }
 }
 
-/// One page of a sorted list.
-struct Page<'a> {
-    names: &'a [String],
-    /// The page's length, if more come after it.
-    more: Option<usize>,
-}
-
-impl<'a> Page<'a> {
-    /// The page that `n` and `last` ask for.
-    fn of(request: &Request, all: &'a [String]) -> Result<Self, Refusal> {
-        let query = request.query()?;
-        let last = query.get("last").unwrap_or_default();
-        let start = if last.is_empty() { 0 } else { all.partition_point(|name| name.as_str() <= last.as_ref()) };
-        let wanted = match query.get("n") {
-            None => LONGEST_PAGE,
-            Some(text) => text.parse::<usize>().map(|n| n.min(LONGEST_PAGE)).map_err(|_| {
-                Refusal::new(
-                    Code::Unsupported,
-                    format!("n={text} is not a number"),
-                    "give the length of a page as n=100",
-                )
-                .status(StatusCode::BAD_REQUEST)
-            })?,
-        };
-        let end = all.len().min(start.saturating_add(wanted));
-        Ok(Self { names: &all[start..end], more: (end < all.len() && wanted > 0).then_some(wanted) })
-    }
-
-    fn answer(&self, request: &Request, body: &serde_json::Value) -> Response {
-        let mut response = Response::json(StatusCode::OK, body);
-        if let (Some(n), Some(last)) = (self.more, self.names.last()) {
-            let rest = format!("n={n}&last={}", link::encoded(last));
-            response.headers.insert(header::LINK, link::next(&request.decoded_path(), &rest));
-        }
-        response
-    }
-}
-
-/// Where the next page is (RFC 8288).
-pub(crate) mod link {
-    use std::fmt::Write as _;
-
-    use http::HeaderValue;
-
-    /// Where the next page is, by the header of somebody else.
-    pub(crate) fn target(text: &str) -> Option<&str> {
-        text.split(',').find_map(|link| {
-            let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-            let is_next = |parameter: &str| {
-                let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-                name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
-            };
-            parameters.split(';').any(is_next).then_some(target)
-        })
-    }
-
-    /// The header's value.
-    pub(crate) fn next(path: &str, query: &str) -> HeaderValue {
-        let text = format!("<{path}?{query}>; rel=\"next\"");
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-    }
-
-    /// Text as a value of a query.
-    pub(crate) fn encoded(text: &str) -> String {
-        text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/') {
-                out.push(char::from(byte));
-            } else {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "%{byte:02X}");
-            }
-            out
-        })
-    }
-}
-
 /// The manifest that is asked for by somebody who does not push it if it is here.
 fn relied_on<'a>(request: &Request, asker: &Principal, name: &str, reference: &'a Reference<'_>) -> Option<&'a Digest> {
     let Reference::Digest(digest) = reference else { return None };
     let relies = request.method == Method::HEAD && decide(asker, Action::Publish, ID, name) == Decision::Allow;
     relies.then_some(digest)
-}
-
-/// 201: it is at `name/KIND/DIGEST` now.
-pub(crate) fn created(name: &str, kind: &str, digest: &Digest) -> Response {
-    let digest = digest.to_string();
-    Response::empty(StatusCode::CREATED)
-        .with(header::LOCATION, value(&format!("{ROOT}{name}/{kind}/{digest}")))
-        .with(DOCKER_CONTENT_DIGEST, value(&digest))
-}
-
-/// A header's value out of text that was checked to be visible ASCII.
-pub(crate) fn value(text: &str) -> HeaderValue {
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn too_large(error: Error) -> Refusal {
@@ -598,57 +386,4 @@ fn not_allowed(endpoint: &Endpoint<'_>) -> Refusal {
         format!("it knows {}", endpoint.methods()),
     )
     .with(header::ALLOW, HeaderValue::from_static(endpoint.methods()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_read_from_their_end() {
-        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let cases = [
-            ("/v2", Some(Endpoint::Base)),
-            ("/v2/", Some(Endpoint::Base)),
-            ("/v2/token", Some(Endpoint::Token)),
-            ("/v2/_catalog", Some(Endpoint::Catalog)),
-            ("/v2/a/tags/list", Some(Endpoint::Tags { name: "a" })),
-            ("/v2/a/b/tags/list", Some(Endpoint::Tags { name: "a/b" })),
-            ("/v2/a/manifests/1", Some(Endpoint::Manifest { name: "a", reference: "1" })),
-            ("/v2/a/manifests/b/manifests/1", Some(Endpoint::Manifest { name: "a/manifests/b", reference: "1" })),
-            ("/v2/a/blobs/uploads", Some(Endpoint::Uploads { name: "a" })),
-            ("/v2/a/blobs/uploads/", Some(Endpoint::Uploads { name: "a" })),
-            ("/v2/a/blobs/uploads/x", Some(Endpoint::Upload { name: "a", id: "x" })),
-            ("/v2/a/blobs/uploads/b/blobs/uploads/x", Some(Endpoint::Upload { name: "a/blobs/uploads/b", id: "x" })),
-            (
-                "/v2/a/referrers/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                Some(Endpoint::Referrers { name: "a", digest }),
-            ),
-            ("/v2/a", None),
-            ("/v2/a/b", None),
-            ("/v2/a/other/x", None),
-            ("/v3/", None),
-        ];
-        for (path, expected) in cases {
-            assert_eq!(Endpoint::parse(path), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn next_pages_of_others_are_found() {
-        for (text, expected) in [
-            (r#"</v2/a/tags/list?n=2&last=b>; rel="next""#, Some("/v2/a/tags/list?n=2&last=b")),
-            (r#"<https://a.example.org/x>; rel="prev", <y>; title=z; REL=Next"#, Some("y")),
-            (r#"<x>; rel="prev""#, None),
-            ("x; rel=next", None),
-            ("", None),
-        ] {
-            assert_eq!(link::target(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn queries_are_encoded() {
-        assert_eq!(link::encoded("application/vnd.a+json"), "application/vnd.a%2Bjson");
-    }
 }

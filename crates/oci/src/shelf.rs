@@ -15,7 +15,7 @@ use larder_core::Digest;
 use larder_http::{Document, File};
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::manifests::Served;
+use crate::served::Served;
 
 /// How many bytes are kept in all.
 const BYTES: u64 = 32 * 1024 * 1024;

@@ -13,14 +13,14 @@ use larder_core::{
     grant::{Action, Actions, Grant, Principal, PrincipalName},
     pattern::Pattern,
 };
-use larder_http::{Query, Request, Response};
+use larder_http::{AccessNote, Query, Request, Response};
 use serde_json::json;
 
 use crate::{
     ID,
+    endpoint::Endpoint,
     error::{Code, Refusal},
     names,
-    routes::{Call, Endpoint},
 };
 
 /// How long a pass lasts: long enough for the slowest push of one layer, since clients fetch another when it is over.
@@ -153,19 +153,24 @@ impl Gate {
     }
 
     /// `GET` or `POST /v2/token`.
-    pub(crate) async fn give(&self, call: &mut Call<'_>) -> Result<Response, Refusal> {
-        let (who, asked) = if call.request.method == Method::POST {
-            let form = call.request.body.read_all(FORM).await?;
+    pub(crate) async fn give(
+        &self,
+        request: &mut Request,
+        shown: &Arc<Principal>,
+        access: &mut AccessNote,
+    ) -> Result<Response, Refusal> {
+        let (who, asked) = if request.method == Method::POST {
+            let form = request.body.read_all(FORM).await?;
             let form = std::str::from_utf8(&form).map_err(|_| wrong("the form is not text"))?;
             let asked = Asked::read(Query::parse(form)?);
-            let who = self.recognise(call.asker, &asked).await;
+            let who = self.recognise(shown, &asked).await;
             if who.is_err() {
                 // The site writes down who is refused by their headers; nobody but this sees what is in a form.
-                call.access.action = Some(Action::Read);
+                access.action = Some(Action::Read);
             }
             (who?, asked)
         } else {
-            (Arc::clone(call.asker), Asked::read(call.request.query()?))
+            (Arc::clone(shown), Asked::read(request.query()?))
         };
         if who.token.is_none() && who.grants.is_empty() {
             return Err(unauthenticated().into());

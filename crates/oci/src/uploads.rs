@@ -10,9 +10,11 @@ use larder_http::{RequestBody, Response};
 
 use crate::{
     ID, Registry,
+    answer::{created, value},
+    call::Call,
     error::{Code, Refusal},
     names,
-    routes::{Call, OciRoom, created, value},
+    routes::OciRoom,
     usage::Reserved,
 };
 

@@ -42,8 +42,8 @@ use self::{client::Client, flight::Flights, layer::Downloads, listing::Listings}
 pub(crate) use self::{layer::Cold, listing::Listed};
 use crate::{
     ID, Registry,
+    endpoint::Endpoint,
     error::{Code, Refusal},
-    routes::Endpoint,
 };
 
 /// How long it is remembered that an upstream does not have something.

@@ -23,8 +23,8 @@ use url::Url;
 
 use super::{Failure, answering, challenge, challenge::Challenge, odd};
 use crate::{
+    answer::{DOCKER_CONTENT_DIGEST, link, value},
     model,
-    routes::{DOCKER_CONTENT_DIGEST, link, value},
 };
 
 /// What is taken for a manifest. Without it some registries convert what they have.

@@ -27,13 +27,7 @@ use super::{
     fan::{Fan, Outlets, Reader},
     key,
 };
-use crate::{
-    ID,
-    error::Refusal,
-    model::Manifest,
-    names::Reference,
-    routes::{Call, DOCKER_CONTENT_DIGEST},
-};
+use crate::{ID, answer::DOCKER_CONTENT_DIGEST, call::Call, error::Refusal, model::Manifest, names::Reference};
 
 /// How often a download that breaks is gone on with.
 const MOST_BREAKS: usize = 5;
