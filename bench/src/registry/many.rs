@@ -4,7 +4,6 @@ use anyhow::Result;
 use futures_util::future::try_join_all;
 
 use super::{Setting, client::Connection, compare, content::Image, layers, settle, table::Table};
-use crate::numbers::verdict;
 
 /// How many pull at once.
 const PULLERS: usize = 100;
@@ -40,8 +39,5 @@ pub async fn measure(setting: &Setting<'_>) -> Result<()> {
     }
     table.print();
     compare(table.larder_to("distribution-3", 1), "distribution-3: CPU time");
-    if let Some(memory) = table.larder(2) {
-        verdict("MB of memory during a hundred pulls", memory.median(), 100.0, false);
-    }
     Ok(())
 }
