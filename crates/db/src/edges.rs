@@ -25,6 +25,9 @@ statements! {
         select count(distinct reference) from versions where package_id = $1
         and reference in ($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)) = $2 then 1 end";
 
+    WHOLES_ARE = "insert into guard (holds) select case when (
+        select count(*) from edges where package_id = $1 and reference = $2 and kind = 'part') = $3 then 1 end";
+
     // A blob that a version was waiting for has come.
     ADOPT_BLOB = "insert into artifacts (id, version_id, package_id, name, digest, size, sha1, created_at)
         select e.version_id || ':' || e.reference, e.version_id, e.package_id, e.reference, b.digest, b.size, '', $4
@@ -165,6 +168,12 @@ pub fn all_there(package: Id, references: &[Digest]) -> Vec<Statement> {
         Statement::guard("versions are there", ALL_THERE, values)
     };
     references.chunks(MANY).map(guard).collect()
+}
+
+/// Guard `wholes are the same`: as many versions of the package consist of the one with this reference.
+pub fn wholes_are(package: Id, reference: &str, count: usize) -> Statement {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Statement::guard("wholes are the same", WHOLES_ARE, [package.into(), reference.into(), count.into()])
 }
 
 fn padded(digests: &[Digest]) -> impl Iterator<Item = Value> {

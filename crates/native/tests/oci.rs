@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Frame;
 use larder_auth::{Authenticator, Passes};
@@ -709,6 +709,24 @@ async fn a_quota_counts_what_comes_without_a_length_and_before_its_end() {
         assert_eq!(far.status, StatusCode::FORBIDDEN);
         assert_eq!(house.send_body(Method::POST, &whole(2), None, stream(2)).await.status, StatusCode::CREATED);
         assert_eq!(house.usage("acme/**").await.1, Some(2 * PIECE as u64));
+    }
+}
+
+#[tokio::test]
+async fn a_quota_holds_when_everybody_comes_at_once() {
+    const PIECE: usize = 100_000;
+    for house in House::each().await {
+        house.set("acme/**", json!({ "quota": 3 * PIECE })).await;
+        let push = async |number: u8| {
+            let bytes = Bytes::from(vec![number; PIECE]);
+            let path = format!("/v2/acme/a/blobs/uploads/?digest={}", Digest::of(&bytes));
+            house.send(Method::POST, &path, None, bytes).await.status
+        };
+        let answers = join_all((0..12).map(push)).await;
+        let came = answers.iter().filter(|status| **status == StatusCode::CREATED).count();
+        assert_eq!(came, 3, "{answers:?}");
+        assert!(answers.iter().all(|status| matches!(*status, StatusCode::CREATED | StatusCode::FORBIDDEN)));
+        assert_eq!(house.usage("acme/**").await.1, Some(3 * PIECE as u64));
     }
 }
 

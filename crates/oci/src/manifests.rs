@@ -326,49 +326,63 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let version =
                 packages::by_reference(&self.db, package.id, &reference, MANIFEST).await?.pop().ok_or_else(unknown)?;
-            if let Some((tag, whole)) = self.immutable_over(package.id, &reference, &rules).await? {
-                return Err(immutable(name, &tag, &whole));
-            }
-            if let Some(tags) = self.try_delete(actor, name, &package, &version, &reference).await? {
+            // Read before it is judged: a tag that comes later makes the guards of the batch fail.
+            let tags = packages::pointers_to(&self.db, version.id).await?;
+            let above = self
+                .immutable_over(package.id, &reference, &rules)
+                .await?
+                .map_err(|(tag, whole)| immutable(name, &tag, &whole))?;
+            if self.try_delete(actor, name, &package, &version, &tags, above).await? {
                 return Ok(tags);
             }
         }
         Err(busy())
     }
 
-    /// A tag that never moves, and that names a manifest or something that consists of it; with what it names.
-    async fn immutable_over(&self, package: Id, reference: &str, rules: &Rules) -> Result<Option<(String, String)>> {
+    /// A tag that never moves, and that names a manifest or something that consists of it, with what it names; or, without
+    /// one, the guards that there is still none.
+    async fn immutable_over(
+        &self,
+        package: Id,
+        reference: &str,
+        rules: &Rules,
+    ) -> Result<std::result::Result<Vec<Statement>, (String, String)>> {
+        let mut guards = Vec::new();
         if rules.immutable.is_none() {
-            return Ok(None);
+            return Ok(Ok(guards));
         }
         let mut known = HashSet::from([reference.to_owned()]);
         let mut ahead = vec![reference.to_owned()];
         while let Some(reference) = ahead.pop() {
             for version in packages::by_reference(&self.db, package, &reference, MANIFEST).await? {
                 let tags = packages::pointers_to(&self.db, version.id).await?;
+                guards.push(packages::pointer_count_is(version.id, tags.len()));
+                guards.extend(tags.iter().map(|tag| packages::points_at(package, tag, &reference)));
                 if let Some(tag) = tags.into_iter().find(|tag| rules.is_immutable(tag)) {
-                    return Ok(Some((tag, reference)));
+                    return Ok(Err((tag, reference)));
                 }
             }
             let wholes = edges::parents(&self.db, package, &reference, Edge::Part, MOST_WHOLES).await?;
+            guards.push(edges::wholes_are(package, &reference, wholes.len()));
             ahead.extend(wholes.into_iter().filter(|whole| known.insert(whole.clone())));
         }
-        Ok(None)
+        Ok(Ok(guards))
     }
 
-    /// Takes away a manifest with exactly the tags that name it now, and gives them; `None` if they changed meanwhile.
+    /// Takes away a manifest with exactly these tags; `false` if they, or what must stay true `above` it, changed meanwhile.
     async fn try_delete(
         &self,
         actor: &Actor,
         name: &str,
         package: &Package,
         version: &Version,
-        reference: &str,
-    ) -> Result<Option<Vec<String>>, Refusal> {
-        let tags = packages::pointers_to(&self.db, version.id).await?;
-        let host = self.host();
+        tags: &[String],
+        above: Vec<Statement>,
+    ) -> Result<bool, Refusal> {
+        let (host, reference) = (self.host(), version.reference.as_str());
         let mut batch =
             Batch::new().with(packages::version_exists(version.id)).with(packages::changed(package.id, host.now()));
+        batch.extend(above);
         batch.push(packages::pointer_count_is(version.id, tags.len()));
         batch.extend(tags.iter().map(|tag| packages::points_at(package.id, tag, reference)));
         batch.extend(edges::leave(version.id, package.id, reference, host.now()));
@@ -376,16 +390,16 @@ impl Registry {
         let event =
             Event::new(actor, "version.remove", subject(name)).with(json!({ "digest": reference, "tags": tags }));
         batch.push(events::record(host, &event));
-        for tag in &tags {
+        for tag in tags {
             let event =
                 Event::new(actor, "pointer.remove", pointer_subject(name, tag)).with(json!({ "from": reference }));
             batch.push(events::record(host, &event));
         }
         batch.push(changes::notify(host, &packages::topic(ID, name)));
         match self.db.commit(batch).await {
-            Ok(_) => Ok(Some(tags)),
+            Ok(_) => Ok(true),
             // It is gone, or a tag came or went: look again, for one that never moves it may have got just now.
-            Err(CommitError::Guard(_)) => Ok(None),
+            Err(CommitError::Guard(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
