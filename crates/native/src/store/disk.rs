@@ -14,7 +14,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, IoSlice, Read, Seek, SeekFrom, Write},
     mem,
     ops::Range,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -24,7 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use larder_blobs::store::{ByteStream, Checkpoint, Object, Store, Stored, Upload};
 use larder_core::{Error, Kind, Result, Time, digest::hex, host::Random};
@@ -38,8 +38,14 @@ use crate::host::SystemRandom;
 /// what goes away, or nothing ever can.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// How much is read or written in one go.
+/// How much is read in one go.
 const CHUNK: usize = 256 * 1024;
+
+/// How much is written in one go: twice, because handing it to a thread costs more than reading ahead does.
+const WRITE: usize = 512 * 1024;
+
+/// Pieces below this size are copied together.
+const SMALL: usize = 16 * 1024;
 
 /// A folder as a store.
 #[derive(Clone, Debug)]
@@ -76,7 +82,7 @@ impl Disk {
 #[async_trait]
 impl Store for Disk {
     async fn begin(&self) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(DiskUpload { disk: self.clone(), buffer: Vec::new(), written: Written::Nothing }))
+        Ok(Box::new(DiskUpload { disk: self.clone(), gathered: Gathered::default(), written: Written::Nothing }))
     }
 
     async fn resume(&self, state: &str) -> Result<Box<dyn Upload>> {
@@ -94,7 +100,7 @@ impl Store for Disk {
                 })
             })
             .await?;
-        Ok(Box::new(DiskUpload { disk: self.clone(), buffer: Vec::new(), written: Written::Settled(file) }))
+        Ok(Box::new(DiskUpload { disk: self.clone(), gathered: Gathered::default(), written: Written::Settled(file) }))
     }
 
     async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
@@ -188,8 +194,41 @@ impl Store for Disk {
 /// Bytes on their way into the folder. They are gathered into chunks; one is on its way to the disk while the next comes in.
 struct DiskUpload {
     disk: Disk,
-    buffer: Vec<u8>,
+    gathered: Gathered,
     written: Written,
+}
+
+/// Bytes that wait to be written, mostly without a copy.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<Bytes>,
+    /// Those too small to stand alone: each would hold the whole buffer that it came in.
+    small: BytesMut,
+    len: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        if bytes.len() < SMALL {
+            self.small.extend_from_slice(&bytes);
+            return;
+        }
+        self.close_small();
+        self.pieces.push(bytes);
+    }
+
+    fn close_small(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.close_small();
+        self.len = 0;
+        mem::take(&mut self.pieces)
+    }
 }
 
 /// How far the file is. It belongs to the thread that writes it, so that it cannot be renamed before that is done.
@@ -219,9 +258,9 @@ impl DiskUpload {
         }
     }
 
-    async fn flush(&mut self, chunk: Bytes) -> Result<()> {
+    async fn flush(&mut self) -> Result<()> {
         let file = self.settle().await?;
-        let folder = self.disk.root.join("uploads");
+        let (folder, chunk) = (self.disk.root.join("uploads"), self.gathered.take());
         self.written = Written::Writing(spawn_blocking(move || append(file, &folder, &chunk)));
         Ok(())
     }
@@ -230,13 +269,9 @@ impl DiskUpload {
 #[async_trait]
 impl Upload for DiskUpload {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        if self.buffer.is_empty() && bytes.len() >= CHUNK {
-            return self.flush(bytes).await;
-        }
-        self.buffer.extend_from_slice(&bytes);
-        if self.buffer.len() >= CHUNK {
-            let chunk = mem::take(&mut self.buffer).into();
-            self.flush(chunk).await?;
+        self.gathered.push(bytes);
+        if self.gathered.len >= WRITE {
+            self.flush().await?;
         }
         Ok(())
     }
@@ -246,8 +281,7 @@ impl Upload for DiskUpload {
     }
 
     async fn checkpoint(&mut self) -> Result<Checkpoint> {
-        let rest = mem::take(&mut self.buffer);
-        self.flush(rest.into()).await?;
+        self.flush().await?;
         let Some(mut file) = self.settle().await? else {
             return Err(Error::new(Kind::Internal, "a flushed upload has no file"));
         };
@@ -262,7 +296,7 @@ impl Upload for DiskUpload {
     async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
         key::check(key, &["blobs/"])?;
         let file = self.settle().await?;
-        let rest = mem::take(&mut self.buffer);
+        let rest = self.gathered.take();
         let (location, path) = (key.to_owned(), self.disk.root.join(key));
         let folders = self.disk.folders.clone();
         self.disk
@@ -289,15 +323,31 @@ impl Upload for DiskUpload {
     }
 }
 
-fn append(file: Option<UploadFile>, folder: &Path, chunk: &[u8]) -> Result<UploadFile> {
+fn append(file: Option<UploadFile>, folder: &Path, chunk: &[Bytes]) -> Result<UploadFile> {
     let append = || {
         let mut upload = file.map_or_else(|| UploadFile::new(folder), Ok)?;
-        leave_room(&upload.file, chunk.len())?;
-        upload.file.write_all(chunk)?;
-        upload.length += chunk.len() as u64;
+        let length = chunk.iter().map(Bytes::len).sum();
+        leave_room(&upload.file, length)?;
+        write_pieces(&upload.file, chunk)?;
+        upload.length += length as u64;
         Ok(upload)
     };
     append().map_err(|error| explain(folder, error))
+}
+
+/// Writes all pieces, with as few calls as the system allows.
+fn write_pieces(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Fails if too little would be left on the disk after `wanted` more bytes.
