@@ -117,8 +117,15 @@ impl Proxy {
         let is_here = origin.package.is_some();
         let (proxy, at) = (self.clone(), key.clone());
         let flight = self.inner.listings.flights.join(self.db().host(), &key, || {
+            let every = origin.client.upstream.source.every;
             let listing = work(origin.client, origin.there);
             async move {
+                // A flight before this one may have landed since it was looked for.
+                if let Some(entry) = proxy.inner.listings.kept.get(&at)
+                    && proxy.now().since(entry.at) < every
+                {
+                    return Ok(entry.list);
+                }
                 let (list, bytes) = listing.await?;
                 let entry = Entry { list: list.clone(), at: proxy.now(), bytes };
                 proxy.inner.listings.kept.insert(at, entry);

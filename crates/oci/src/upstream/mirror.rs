@@ -32,6 +32,16 @@ const ATTEMPTS: usize = 10;
 /// In how many other repositories a blob is looked for before it is fetched again.
 const SIBLINGS: i64 = 20;
 
+/// What is known of a tag of an upstream.
+struct KnownTag {
+    /// What it names here.
+    reference: Option<String>,
+    /// When the upstream was asked, and what it said.
+    check: Option<Check>,
+    /// Whether that is so recent that it need not be asked again.
+    is_fresh: bool,
+}
+
 impl Proxy {
     /// Sees to it that what is here of a manifest is true, as far as an upstream has a say in it.
     pub(crate) async fn manifest(&self, name: &str, reference: &Reference<'_>) -> Result<Looked, Refusal> {
@@ -56,6 +66,12 @@ impl Proxy {
         }
         let (proxy, here, there, client) = (self.clone(), name.to_owned(), origin.there, origin.client);
         let flight = self.inner.manifests.join(self.db().host(), &key, || async move {
+            // A flight before this one may have landed since it was looked for.
+            if let Some(package) = packages::find(proxy.db(), ID, &here).await?
+                && !packages::by_reference(proxy.db(), package.id, &text, MANIFEST).await?.is_empty()
+            {
+                return Ok(true);
+            }
             let fetched = client.manifest(&there, &text).await?;
             proxy.keep(&client, &here, &there, None, fetched).await
         });
@@ -72,17 +88,9 @@ impl Proxy {
 
     async fn tag(&self, name: &str, origin: Origin, tag: &str) -> Result<Looked, Refusal> {
         let unknown = || no_manifest(name, &Reference::Tag(tag));
-        let upstream = &origin.client.upstream;
-        let check = checks::find(self.db(), upstream.id(), &tag_subject(&origin.there, tag)).await?;
-        let known = match &origin.package {
-            Some(package) => packages::by_pointer(self.db(), package.id, tag, MANIFEST).await?,
-            None => None,
-        };
-        let known = known.map(|version| version.reference);
-        if let (Some(known), Some(check)) = (&known, &check)
-            && check.validator == *known
-            && self.now().since(check.checked_at) < upstream.source.every
-        {
+        let KnownTag { reference: known, check, is_fresh } =
+            self.known_tag(&origin.client, &origin.there, origin.package.as_ref(), tag).await?;
+        if is_fresh {
             return Ok(Looked::Here { changed: false });
         }
         let key = key(name, tag);
@@ -95,7 +103,7 @@ impl Proxy {
             return Ok(Looked::Stale(Stale { since, why }));
         }
         let (proxy, here, tag) = (self.clone(), name.to_owned(), tag.to_owned());
-        let flight = self.inner.manifests.join(self.db().host(), &key, || proxy.look(here, origin, tag, known));
+        let flight = self.inner.manifests.join(self.db().host(), &key, || proxy.look(here, origin, tag));
         let looked = if is_known { self.db().host().within(PATIENCE, flight).await } else { Some(flight.await) };
         match looked {
             Some(Ok(changed)) => Ok(Looked::Here { changed }),
@@ -116,9 +124,31 @@ impl Proxy {
         }
     }
 
+    /// What is known of a tag without asking.
+    async fn known_tag(&self, client: &Client, there: &str, package: Option<&Package>, tag: &str) -> Result<KnownTag> {
+        let upstream = &client.upstream;
+        let check = checks::find(self.db(), upstream.id(), &tag_subject(there, tag)).await?;
+        let known = match package {
+            Some(package) => packages::by_pointer(self.db(), package.id, tag, MANIFEST).await?,
+            None => None,
+        };
+        let reference = known.map(|version| version.reference);
+        let is_fresh = check.as_ref().is_some_and(|check| {
+            reference.as_ref() == Some(&check.validator) && self.now().since(check.checked_at) < upstream.source.every
+        });
+        Ok(KnownTag { reference, check, is_fresh })
+    }
+
     /// Looks at a tag upstream. Gives whether something changed here.
-    async fn look(self, name: String, origin: Origin, tag: String, known: Option<String>) -> Result<bool, Failure> {
-        let Origin { client, there, package } = origin;
+    async fn look(self, name: String, origin: Origin, tag: String) -> Result<bool, Failure> {
+        let Origin { client, there, .. } = origin;
+        // A flight before this one may have landed since it was looked for.
+        let package = packages::find(self.db(), ID, &name).await?;
+        let KnownTag { reference: known, is_fresh, .. } =
+            self.known_tag(&client, &there, package.as_ref(), &tag).await?;
+        if is_fresh {
+            return Ok(true);
+        }
         if let (Some(known), Some(package)) = (&known, &package) {
             match client.manifest_digest(&there, &tag).await {
                 Ok(Some(digest)) if digest.to_string() == *known => {
