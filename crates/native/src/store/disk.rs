@@ -12,40 +12,31 @@
 //! writing begins (ours is the digest, known at the end), stages beside the destination, leaves the modes of files and
 //! folders to the umask, and hops to a blocking thread once more for each. Files here are 0600, folders 0700.
 
+mod upload;
+
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, IoSlice, Read, Seek, SeekFrom, Write},
-    mem,
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use larder_blobs::store::{ByteStream, Checkpoint, Object, Store, Stored, Upload};
+use larder_blobs::store::{ByteStream, Object, Store, Stored, Upload};
 use larder_core::{Error, Kind, Result, Time, digest::hex, host::Random};
-use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use self::upload::{DiskUpload, State, UploadFile};
 use super::key;
 use crate::host::SystemRandom;
 
-/// How much of the disk is left free, on a small one a sixteenth: the database, often beside, must be able to write down
-/// what goes away, or nothing ever can.
-const RESERVE: u64 = 64 * 1024 * 1024;
-
 /// How much is read in one go.
 const CHUNK: usize = 256 * 1024;
-
-/// How much is written in one go: twice, because handing it to a thread costs more than reading ahead does.
-const WRITE: usize = 512 * 1024;
-
-/// Pieces below this size are copied together.
-const SMALL: usize = 16 * 1024;
 
 /// A folder as a store.
 #[derive(Clone, Debug)]
@@ -82,7 +73,7 @@ impl Disk {
 #[async_trait]
 impl Store for Disk {
     async fn begin(&self) -> Result<Box<dyn Upload>> {
-        Ok(Box::new(DiskUpload { disk: self.clone(), gathered: Gathered::default(), written: Written::Nothing }))
+        Ok(Box::new(DiskUpload::new(self.clone(), None)))
     }
 
     async fn resume(&self, state: &str) -> Result<Box<dyn Upload>> {
@@ -100,7 +91,7 @@ impl Store for Disk {
                 })
             })
             .await?;
-        Ok(Box::new(DiskUpload { disk: self.clone(), gathered: Gathered::default(), written: Written::Settled(file) }))
+        Ok(Box::new(DiskUpload::new(self.clone(), Some(file))))
     }
 
     async fn get(&self, location: &str, range: Range<u64>) -> Result<Object> {
@@ -188,259 +179,6 @@ impl Store for Disk {
             }
         })
         .await
-    }
-}
-
-/// Bytes on their way into the folder. They are gathered into chunks; one is on its way to the disk while the next comes in.
-struct DiskUpload {
-    disk: Disk,
-    gathered: Gathered,
-    written: Written,
-}
-
-/// Bytes that wait to be written, mostly without a copy.
-#[derive(Default)]
-struct Gathered {
-    pieces: Vec<Bytes>,
-    /// Those too small to stand alone: each would hold the whole buffer that it came in.
-    small: BytesMut,
-    len: usize,
-}
-
-impl Gathered {
-    fn push(&mut self, bytes: Bytes) {
-        self.len += bytes.len();
-        if bytes.len() < SMALL {
-            self.small.extend_from_slice(&bytes);
-            return;
-        }
-        self.close_small();
-        self.pieces.push(bytes);
-    }
-
-    fn close_small(&mut self) {
-        if !self.small.is_empty() {
-            self.pieces.push(self.small.split().freeze());
-        }
-    }
-
-    fn take(&mut self) -> Vec<Bytes> {
-        self.close_small();
-        self.len = 0;
-        mem::take(&mut self.pieces)
-    }
-}
-
-/// How far the file is. It belongs to the thread that writes it, so that it cannot be renamed before that is done.
-enum Written {
-    Nothing,
-    Settled(UploadFile),
-    Writing(JoinHandle<Result<UploadFile>>),
-    Failed,
-}
-
-/// What a checkpoint remembers.
-#[derive(Serialize, Deserialize)]
-struct State {
-    staged: String,
-    length: u64,
-    boot: String,
-}
-
-impl DiskUpload {
-    /// Waits for the chunk that is on its way. Whatever stops it midway leaves an upload that cannot be committed.
-    async fn settle(&mut self) -> Result<Option<UploadFile>> {
-        match mem::replace(&mut self.written, Written::Failed) {
-            Written::Nothing => Ok(None),
-            Written::Settled(file) => Ok(Some(file)),
-            Written::Writing(task) => finished(task).await.map(Some),
-            Written::Failed => Err(Error::new(Kind::Internal, "an upload went on after it had failed")),
-        }
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        let file = self.settle().await?;
-        let (folder, chunk) = (self.disk.root.join("uploads"), self.gathered.take());
-        self.written = Written::Writing(spawn_blocking(move || append(file, &folder, &chunk)));
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Upload for DiskUpload {
-    async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.gathered.push(bytes);
-        if self.gathered.len >= WRITE {
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    fn unsent(&self) -> u64 {
-        0
-    }
-
-    async fn checkpoint(&mut self) -> Result<Checkpoint> {
-        self.flush().await?;
-        let Some(mut file) = self.settle().await? else {
-            return Err(Error::new(Kind::Internal, "a flushed upload has no file"));
-        };
-        file.kept = true;
-        let staged = file.location();
-        let state = State { staged: staged.clone(), length: file.length, boot: self.disk.boot.to_string() };
-        self.written = Written::Settled(file);
-        let state = serde_json::to_string(&state).map_err(|error| Error::internal("writing a checkpoint", error))?;
-        Ok(Checkpoint { state, staged: Some(staged), tail: None })
-    }
-
-    async fn commit(mut self: Box<Self>, key: &str) -> Result<String> {
-        key::check(key, &["blobs/"])?;
-        let file = self.settle().await?;
-        let rest = self.gathered.take();
-        let (location, path) = (key.to_owned(), self.disk.root.join(key));
-        let folders = self.disk.folders.clone();
-        self.disk
-            .with(move |root| {
-                let file = append(file, &root.join("uploads"), &rest)?;
-                file.publish(&path, &folders).map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Error::new(
-                        Kind::Unavailable,
-                        "the upload took so long that it was taken away as abandoned; send it again",
-                    ),
-                    _ => explain(&path, error),
-                })?;
-                Ok(location)
-            })
-            .await
-    }
-
-    async fn abort(mut self: Box<Self>) {
-        // The file goes with its handle; only the deletion itself should not hold up a request's thread.
-        if let Ok(Some(mut file)) = self.settle().await {
-            file.kept = false;
-            drop(spawn_blocking(move || drop(file)).await);
-        }
-    }
-}
-
-fn append(file: Option<UploadFile>, folder: &Path, chunk: &[Bytes]) -> Result<UploadFile> {
-    let append = || {
-        let mut upload = file.map_or_else(|| UploadFile::new(folder), Ok)?;
-        let length = chunk.iter().map(Bytes::len).sum();
-        leave_room(&upload.file, length)?;
-        write_pieces(&upload.file, chunk)?;
-        upload.length += length as u64;
-        Ok(upload)
-    };
-    append().map_err(|error| explain(folder, error))
-}
-
-/// Writes all pieces, with as few calls as the system allows.
-fn write_pieces(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut left = &mut slices[..];
-    while !left.is_empty() {
-        match file.write_vectored(left) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut left, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Fails if too little would be left on the disk after `wanted` more bytes.
-fn leave_room(file: &File, wanted: usize) -> io::Result<()> {
-    match rustix::fs::fstatvfs(file) {
-        // A file system that knows no size is never full.
-        Ok(disk) if wanted > 0 && disk.f_blocks > 0 => {
-            let reserve = RESERVE.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 16);
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            if free < reserve + wanted as u64 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A file below `uploads/`, locked for whoever writes to it, and deleted when dropped unless it is to be kept.
-struct UploadFile {
-    file: File,
-    path: PathBuf,
-    length: u64,
-    kept: bool,
-}
-
-impl UploadFile {
-    /// An empty one of mode 0600.
-    fn new(folder: &Path) -> io::Result<Self> {
-        let mut random = [0; 16];
-        SystemRandom::default().fill(&mut random);
-        let path = folder.join(format!("upload-{}", hex(&random)));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let upload = Self { file, path, length: 0, kept: false };
-        is_ours(&upload.file)?;
-        Ok(upload)
-    }
-
-    /// The first `length` bytes of the file at `path`: in that file, or in a copy while somebody else writes to it.
-    fn resume(path: &Path, length: u64, folder: &Path) -> io::Result<Self> {
-        if !fs::symlink_metadata(path)?.is_file() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        if file.metadata()?.len() < length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if is_ours(&file)? {
-            file.set_len(length)?;
-            file.seek(SeekFrom::Start(length))?;
-            return Ok(Self { file, path: path.to_owned(), length, kept: true });
-        }
-        let mut copy = Self::new(folder)?;
-        copy.length = io::copy(&mut file.take(length), &mut copy.file)?;
-        if copy.length < length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(copy)
-    }
-
-    /// Makes it durable under its final name.
-    fn publish(mut self, path: &Path, folders: &Mutex<()>) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        self.file.sync_data()?;
-        let alone = folders.lock().unwrap_or_else(PoisonError::into_inner);
-        make_folder(folder)?;
-        drop(alone);
-        fs::rename(&self.path, path)?;
-        self.kept = true;
-        File::open(folder)?.sync_all()
-    }
-
-    fn location(&self) -> String {
-        format!("uploads/{}", self.path.file_name().unwrap_or_default().to_string_lossy())
-    }
-}
-
-impl Drop for UploadFile {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %self.path.display(), "an upload that was taken back stays for now");
-        }
-    }
-}
-
-/// Locks a file for as long as it is open; `false` if somebody else writes to it. A file system that knows no locks is
-/// on one machine with one server, where the claim on the upload's row is enough.
-fn is_ours(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
