@@ -102,6 +102,8 @@ async fn nothing_is_visible_before_the_commit(store: &dyn Store) {
 
     let mut upload = store.begin().await.unwrap();
     upload.write(noise(20 << 20)).await.unwrap();
+    // A second write waits for the first: from here on something is there that can be taken back.
+    upload.write(noise(20 << 20)).await.unwrap();
     drop(upload);
     until("a dropped upload is taken back", async || store.abandoned(LATER, None, 10).await.unwrap().is_empty()).await;
     assert!(store.list(None, 10).await.unwrap().is_empty());
