@@ -1,0 +1,127 @@
+//! Where packages come from.
+
+#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use larder_core::{pattern::Pattern, time::parse_duration};
+
+/// `larder source`.
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Add a source: a Git repository, or another registry
+    ///
+    ///   larder source add git https://git.example.org/acme/lib.git
+    ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
+    ///   larder source add oci https://registry-1.docker.io --only 'library/*'
+    ///   larder source add oci https://ghcr.io --prefix ghcr
+    ///
+    /// The tags and branches of a Git repository become versions. What another
+    /// registry has is fetched when a client first asks for it, and kept.
+    ///
+    /// Next: `larder source sync NAME` for a Git repository, unless a server runs: it
+    /// begins at once. Another registry needs no sync.
+    #[command(verbatim_doc_comment, arg_required_else_help = true)]
+    Add(AddSource),
+    /// List sources and how they are
+    List,
+    /// Show a source: state, packages, webhook, and why branches and tags were skipped
+    Show {
+        /// Its name or its id
+        name: String,
+    },
+    /// Bring in what is new, and wait for it
+    ///
+    ///   larder source sync lib
+    ///   larder source sync --all
+    ///
+    /// A running server does it, or else this command. Ends with 1 if it failed.
+    #[command(verbatim_doc_comment)]
+    Sync {
+        /// Its name or its id
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Every source
+        #[arg(long)]
+        all: bool,
+        /// Let a source that is held drop the versions that vanished
+        #[arg(long, conflicts_with = "all")]
+        accept_removals: bool,
+    },
+    /// Give the webhook of a Git source another secret; the old one is refused at once
+    ///
+    ///   larder source rotate-webhook lib
+    ///
+    /// Prints the new secret alone on standard output. `larder source show lib` shows
+    /// it again, and the address that the forge is to call.
+    #[command(verbatim_doc_comment)]
+    RotateWebhook {
+        /// Its name or its id
+        name: String,
+    },
+    /// Take a source away with all its packages
+    Remove {
+        /// Its name or its id
+        name: String,
+    },
+}
+
+/// `larder source add`.
+#[derive(Debug, Args)]
+pub struct AddSource {
+    /// git, or the format of another registry: oci
+    #[arg(value_name = "git|FORMAT")]
+    pub kind: String,
+    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git; of a registry https://host
+    pub url: Option<String>,
+    /// What people call it [default: the last part of the URL, or its host]
+    #[arg(long, value_name = "N")]
+    pub name: Option<String>,
+    /// The credential that opens it; see `larder credential add`
+    #[arg(long, value_name = "C")]
+    pub credential: Option<String>,
+    /// How often to look for changes: 5m, 4h, 1d [default: 4h]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = GIT)]
+    pub every: Option<Duration>,
+    /// How much of the repository to keep [default: light]
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub keep: Option<Keep>,
+    /// What to do when the tag of a stable release moves [default: freeze]
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub moved_tags: Option<MovedTags>,
+    /// Do not tell clients where the repository is
+    #[arg(long, help_heading = GIT)]
+    pub hide_source: bool,
+    /// Only packages whose names there match, such as 'library/*'; several times for several patterns
+    #[arg(long, value_name = "PATTERN", help_heading = REGISTRY)]
+    pub only: Vec<Pattern>,
+    /// How long an answer is good before it is asked for again [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = REGISTRY)]
+    pub fresh: Option<Duration>,
+    /// Have its packages under P/NAME here
+    #[arg(long, value_name = "P", help_heading = REGISTRY)]
+    pub prefix: Option<String>,
+}
+
+/// The headings of options that only one kind of source knows.
+const GIT: &str = "Of Git repositories";
+const REGISTRY: &str = "Of other registries";
+
+/// How much of a Git repository is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Keep {
+    /// The files of every version, fetched when first needed
+    Light,
+    /// Everything, so that old versions can be built when the Git host is gone
+    Full,
+}
+
+/// What happens when a tag of a stable release moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MovedTags {
+    /// The release stays what it was
+    Freeze,
+    /// The release follows its tag
+    Follow,
+}
