@@ -3,13 +3,11 @@
 //!
 //! A repository comes from an upstream only if nobody pushed it here: what was pushed here is never asked for, nor
 //! mentioned, anywhere else. `client` speaks to one upstream, `mirror` brings manifests in, `listing` keeps lists for a
-//! while, `layer` hands blobs on while they arrive, `fan` is how it does so, and `flight` makes all who want the same wait
-//! for one.
+//! while, `layer` hands blobs on while they arrive, and `fan` is how it does so.
 
 mod challenge;
 mod client;
 mod fan;
-mod flight;
 mod layer;
 mod listing;
 mod mirror;
@@ -33,12 +31,13 @@ use larder_db::{
 use larder_http::{Response, error::status_of};
 use larder_sources::{
     fetch::{self, Fetch},
+    flight::Flights,
     registry,
     vault::Vault,
 };
 use quick_cache::sync::Cache;
 
-use self::{client::Client, flight::Flights, layer::Downloads, listing::Listings};
+use self::{client::Client, layer::Downloads, listing::Listings};
 pub(crate) use self::{layer::Cold, listing::Listed};
 use crate::{
     ID, Registry,
@@ -78,7 +77,7 @@ struct Inner {
     absent: Cache<String, Time>,
     /// What it failed to tell, when, and why.
     troubled: Cache<String, (Time, String)>,
-    manifests: Flights<bool>,
+    manifests: Flights<bool, Failure>,
     downloads: Downloads,
     listings: Listings,
 }

@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod credentials;
 pub mod fetch;
+pub mod flight;
 pub mod git;
 pub mod manage;
 pub mod packages;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use larder_core::{Digest, Kind, Time};
+use larder_sources::flight::Flights;
 use quick_cache::{Weighter, sync::Cache};
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,7 +12,6 @@ use serde_json::Value;
 use super::{
     Failure, Origin, Proxy, Stale,
     client::{Client, Page},
-    flight::Flights,
     key,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Weighter<String, Entry> for ByBytes {
 /// All of them.
 pub(super) struct Listings {
     kept: Cache<String, Entry, ByBytes>,
-    flights: Flights<List>,
+    flights: Flights<List, Failure>,
 }
 
 impl Listings {

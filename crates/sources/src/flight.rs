@@ -11,25 +11,24 @@ use futures_util::{
 };
 use larder_core::Host;
 
-use super::Failure;
-
-type Flight<T> = Shared<BoxFuture<'static, Result<T, Failure>>>;
+/// Work under way: all who have a clone get the same outcome.
+pub type Flight<T, E> = Shared<BoxFuture<'static, Result<T, E>>>;
 
 /// What is under way, by name. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Flights<T: Clone>(Arc<Mutex<HashMap<String, Flight<T>>>>);
+pub struct Flights<T: Clone, E: Clone>(Arc<Mutex<HashMap<String, Flight<T, E>>>>);
 
-impl<T: Clone> Default for Flights<T> {
+impl<T: Clone, E: Clone> Default for Flights<T, E> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
+impl<T: Clone + Send + Sync + 'static, E: Clone + Send + Sync + 'static> Flights<T, E> {
     /// Joins the work of this name, or begins it.
-    pub(super) fn join<W>(&self, host: &Host, name: &str, work: impl FnOnce() -> W) -> Flight<T>
+    pub fn join<W>(&self, host: &Host, name: &str, work: impl FnOnce() -> W) -> Flight<T, E>
     where
-        W: Future<Output = Result<T, Failure>> + Send + 'static,
+        W: Future<Output = Result<T, E>> + Send + 'static,
     {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(name) {
@@ -49,9 +48,9 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 /// Takes a flight off the list when it is over, however it ended.
-struct Landing<T: Clone>(Flights<T>, String);
+struct Landing<T: Clone, E: Clone>(Flights<T, E>, String);
 
-impl<T: Clone> Drop for Landing<T> {
+impl<T: Clone, E: Clone> Drop for Landing<T, E> {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
