@@ -7,6 +7,7 @@ pub mod branch;
 pub mod constraint;
 pub mod dist;
 mod documents;
+pub mod entry;
 pub mod ingest;
 pub mod names;
 mod notify;
