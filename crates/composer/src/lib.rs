@@ -14,6 +14,7 @@ mod notify;
 pub mod render;
 pub mod routes;
 mod search;
+mod upstream;
 pub mod version;
 
 use std::cmp::Ordering;

@@ -42,6 +42,7 @@ pub mod statistics;
 pub mod tokens;
 pub mod uploads;
 pub mod upstream_checks;
+pub mod upstream_documents;
 pub mod usage;
 pub mod webhooks;
 
@@ -74,6 +75,7 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         statistics::STATEMENTS,
         tokens::STATEMENTS,
         upstream_checks::STATEMENTS,
+        upstream_documents::STATEMENTS,
         usage::STATEMENTS,
         uploads::STATEMENTS,
         webhooks::STATEMENTS,
