@@ -11,19 +11,19 @@ use std::sync::{
 use larder_auth::View;
 use larder_core::{Digest, Error, Id, Result, Time};
 use larder_db::{
-    Db,
     changes::Change,
-    packages::{self, Package, Version},
-    sources as source_rows, stamps,
+    packages::{self, Package},
+    stamps,
 };
 use larder_http::{Document, File};
-use larder_sources::Sources;
 use quick_cache::{Weighter, sync::Cache};
+use serde_json::Map;
 
 use crate::{
-    DIST, ID,
-    render::{self, Links, Listed, Names},
-    version::Stability,
+    ID,
+    entry::Entry,
+    offers::{Part, Repository},
+    render::{self, Available, Root},
 };
 
 /// Bytes that all documents in memory may have together, variants aside.
@@ -102,8 +102,7 @@ impl Weighter<Key, Kept> for ByBytes {
 
 /// The documents in memory.
 pub(crate) struct Documents {
-    db: Db,
-    public_url: String,
+    repository: Repository,
     kept: Cache<Key, Kept, ByBytes>,
     dists: Cache<String, Arc<Dist>>,
     /// Grows with every change of a package.
@@ -111,10 +110,9 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    pub(crate) fn new(db: Db, public_url: String) -> Self {
+    pub(crate) fn new(repository: Repository) -> Self {
         Self {
-            db,
-            public_url,
+            repository,
             kept: Cache::with_weighter(1_000, DOCUMENT_BYTES, ByBytes),
             dists: Cache::new(DISTS),
             changes: AtomicU64::new(0),
@@ -172,8 +170,8 @@ impl Documents {
     pub(crate) async fn package(&self, name: &str, dev: bool) -> Result<Option<Arc<PackageDocument>>> {
         let key = Key::Package(name.to_owned(), dev);
         let kept = self.kept_or(&key, || async {
-            let package = packages::find(&self.db, ID, name).await?.ok_or(None)?;
-            Ok(Kept::Package(Arc::new(self.render_package(&package, dev).await?)))
+            let package = packages::find(&self.repository.db, ID, name).await?.ok_or(None)?;
+            Ok(Kept::Package(Arc::new(self.render_package(package, dev).await?)))
         });
         match kept.await {
             Ok(Kept::Package(document)) => Ok(Some(document)),
@@ -224,66 +222,55 @@ impl Documents {
         render().await
     }
 
-    async fn render_package(&self, package: &Package, dev: bool) -> Result<PackageDocument> {
-        let versions = packages::visible(&self.db, package.id, DIST).await?;
-        let listed = versions.into_iter().filter(|version| is_dev(version) == dev).map(listed).collect();
-        let shown = self.shown_url(package.source_id).await?;
-        let entries = render::entries(listed, self.links(shown.as_deref()))?;
+    async fn render_package(&self, package: Package, dev: bool) -> Result<PackageDocument> {
         let path = format!("/p2/{}{}.json", package.name, if dev { "~dev" } else { "" });
-        let bytes = render::package_document(&package.name, entries);
-        Ok(PackageDocument { name: package.name.as_str().into(), document: self.stamped(&path, "", bytes).await })
-    }
-
-    fn links<'a>(&'a self, source_url: Option<&'a str>) -> Links<'a> {
-        Links { public_url: &self.public_url, source_url }
-    }
-
-    async fn shown_url(&self, source: Option<Id>) -> Result<Option<String>> {
-        let Some(id) = source else { return Ok(None) };
-        Ok(source_rows::find(&self.db, &id.to_string()).await?.as_ref().and_then(Sources::shown_url))
+        let name = Arc::from(package.name.as_str());
+        let offers = self.repository.offers(package, Part::of_document(dev)).await?;
+        let bytes = render::package_document(&name, &offers.entries()?, offers.extras())?;
+        Ok(PackageDocument { name, document: self.stamped(&path, "", bytes).await })
     }
 
     async fn render_root(&self, view: &View) -> Result<Document> {
         let mut seen = Vec::new();
         let mut after = String::new();
         loop {
-            let page = packages::list(&self.db, ID, &after, PAGE).await?;
+            let page = packages::list(&self.repository.db, ID, &after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             seen.extend(page.into_iter().filter(|package| view.sees(&package.name)));
         }
-        let names = match self.inline(&seen).await? {
-            Some(inline) => inline,
-            None if seen.len() <= LISTED_NAMES => Names::List(seen.into_iter().map(|package| package.name).collect()),
-            None => Names::Patterns(vendors(&seen)),
+        let names: Vec<String> = seen.iter().map(|package| package.name.clone()).collect();
+        let inline = self.inline(&seen).await?;
+        let available = if inline.is_some() || names.len() <= LISTED_NAMES {
+            Available { names, patterns: Vec::new() }
+        } else {
+            Available { names: Vec::new(), patterns: vendors(&seen) }
         };
-        let bytes = render::root_document(&self.public_url, names);
+        let root = Root { inline: inline.unwrap_or_default(), available: Some(available), extras: Map::new() };
+        let bytes = render::root_document(&self.repository.public_url, root)?;
         Ok(self.stamped("/packages.json", view.key(), bytes).await)
     }
 
     /// Every version of every package, if that is little enough for one document.
-    async fn inline(&self, seen: &[Package]) -> Result<Option<Names>> {
+    async fn inline(&self, seen: &[Package]) -> Result<Option<Vec<(String, Vec<Entry>)>>> {
         let mut inline = Vec::with_capacity(seen.len());
         let mut size = 0;
         for package in seen {
-            let versions = packages::visible(&self.db, package.id, DIST).await?;
-            // What rendering adds to each version: its dist, source and time.
-            size += versions.iter().map(|version| version.metadata.len() + 400).sum::<usize>();
+            let entries = self.repository.offers(package.clone(), Part::All).await?.entries()?;
+            size += entries.iter().map(Entry::len).sum::<usize>();
             if size > INLINE_BYTES {
                 return Ok(None);
             }
-            let shown = self.shown_url(package.source_id).await?;
-            let listed = versions.into_iter().map(listed).collect();
-            inline.push((package.name.clone(), render::entries(listed, self.links(shown.as_deref()))?));
+            inline.push((package.name.clone(), entries));
         }
-        Ok(Some(Names::Inline(inline)))
+        Ok(Some(inline))
     }
 
     async fn read_catalogue(&self) -> Result<Catalogue> {
         let mut catalogue = Catalogue::new();
         let mut after = String::new();
         loop {
-            let page = packages::list(&self.db, ID, &after, PAGE).await?;
+            let page = packages::list(&self.repository.db, ID, &after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(catalogue) };
             after.clone_from(&last.name);
             catalogue.extend(page.into_iter().map(|package| {
@@ -296,7 +283,7 @@ impl Documents {
     /// A document with the `Last-Modified` that belongs to these bytes in this view. Without a database to remember it
     /// there is none, and the client asks for the whole each time.
     async fn stamped(&self, path: &str, view: &str, bytes: Vec<u8>) -> Document {
-        let stamp = match stamps::stamp(&self.db, path, view, Digest::of(&bytes)).await {
+        let stamp = match stamps::stamp(&self.repository.db, path, view, Digest::of(&bytes)).await {
             Ok(seconds) => Some(Time::from_seconds(seconds)),
             Err(error) => {
                 tracing::warn!(path, error = %error.chain(), "a document is sent without Last-Modified");
@@ -324,20 +311,6 @@ impl From<Option<Error>> for Missing {
 
 fn mixed_up() -> Error {
     Error::internal("reading a document from memory", "it is of another kind than its key")
-}
-
-fn is_dev(version: &Version) -> bool {
-    Stability::of(&version.version) == Stability::Dev
-}
-
-fn listed(version: Version) -> Listed {
-    Listed {
-        version: version.version,
-        reference: version.reference,
-        released: version.released_at,
-        metadata: version.metadata,
-        shasum: version.sha1,
-    }
 }
 
 /// One pattern for each vendor.

@@ -51,7 +51,7 @@ impl fmt::Debug for Raw {
     }
 }
 
-/// A version: a JSON object.
+/// A version, or any other JSON object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry(Vec<(Arc<str>, Raw)>);
 
@@ -64,6 +64,16 @@ impl Entry {
     /// As a JSON object.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| Error::internal("writing a version's metadata", error))
+    }
+
+    /// How many bytes its JSON has, about.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.json().len() + 4).sum()
+    }
+
+    /// Whether it has no field.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// A field.

@@ -11,6 +11,7 @@ pub mod entry;
 pub mod ingest;
 pub mod names;
 mod notify;
+pub mod offers;
 pub mod render;
 pub mod routes;
 mod search;
@@ -22,10 +23,11 @@ use std::cmp::Ordering;
 use async_trait::async_trait;
 use larder_core::{
     Error, Result, Time,
-    format::{Format, FromTree, Release, Skipped},
+    format::{Format, FromTree, Proxied, Release, Skipped},
     tree::{ByteSink, Snapshot, TreeStream},
 };
 
+pub use offers::Repository;
 pub use routes::ComposerRoom;
 
 /// Its id in grants, tables and commands.
@@ -53,6 +55,11 @@ impl Format for Composer {
 
     fn trees(&self) -> Option<&dyn FromTree> {
         Some(self)
+    }
+
+    fn proxied(&self) -> Option<Proxied> {
+        // A name stands in the manifest inside each dist.
+        Some(Proxied { prefix: false, links: true })
     }
 
     fn compare(&self, a: &str, b: &str) -> Ordering {

@@ -4,38 +4,57 @@
 use std::cmp::Ordering;
 
 use larder_core::{Error, Result, Time};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value, json};
 
-use crate::version;
+use crate::{
+    entry::{self, Entry},
+    version,
+};
 
-/// A version as it is stored, with what the document adds to the format's own metadata.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// Normal form.
-    pub version: String,
-    /// The commit in hex.
-    pub reference: String,
-    /// When it was committed.
-    pub released: Time,
-    /// What [`ingest`](crate::ingest) made: a JSON object.
-    pub metadata: String,
-    /// SHA-1 of its dist in hex, once that has been built.
-    pub shasum: Option<String>,
+/// What becomes of a field that its author, or another registry, wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Field<T> {
+    /// It stays as it is.
+    #[default]
+    Kept,
+    /// It is told to nobody.
+    Hidden,
+    /// It is this.
+    Set(T),
 }
 
-/// Where the documents of one package point to.
-#[derive(Clone, Copy, Debug)]
-pub struct Links<'a> {
-    /// The public URL of this server, without a slash at its end.
-    pub public_url: &'a str,
-    /// The Git URL for clients that prefer a clone; `None` keeps it to ourselves.
-    pub source_url: Option<&'a str>,
+/// What a document tells of a version beyond what its author wrote.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Where its bytes are.
+    pub dist: Field<Dist>,
+    /// For clients that prefer a clone: the Git URL, and the commit.
+    pub source: Field<(String, String)>,
+    /// When it was released.
+    pub time: Field<Time>,
+    /// That nobody should use it any more: `true`, or what to use instead.
+    pub abandoned: Field<Value>,
+}
+
+/// Where the bytes of a version are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dist {
+    /// `zip`, `tar`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The whole address.
+    pub url: String,
+    /// What they are made from; a client compares it with its lock file.
+    pub reference: Option<String>,
+    /// SHA-1 in hex; empty while it is not known.
+    pub shasum: String,
 }
 
 /// The path of a dist below the public URL. It equals what a client makes of [`mirror_url`] for the same version, so that
 /// both are one URL to it, and one entry of its cache.
-pub fn dist_path(package: &str, version: &str, reference: &str) -> String {
-    format!("/dist/{package}/{}/{reference}.zip", version_in_path(version))
+pub fn dist_path(package: &str, version: &str, key: &str, kind: &str) -> String {
+    format!("/dist/{package}/{}/{key}.{kind}", version_in_path(version))
 }
 
 /// A version as a segment of a path. `ComposerMirror::processUrl` replaces one with a slash by its MD5; ours are made
@@ -49,98 +68,124 @@ pub fn mirror_url(public_url: &str) -> String {
     format!("{public_url}/dist/%package%/%version%/%reference%.%type%")
 }
 
-/// The versions as a client wants them, the newest first.
-pub fn entries(mut versions: Vec<Listed>, links: Links<'_>) -> Result<Vec<Map<String, Value>>> {
-    versions.sort_by(|a, b| newest_first(&a.version, &b.version));
-    versions.iter().map(|version| entry(version, links)).collect()
-}
-
-fn newest_first(a: &str, b: &str) -> Ordering {
+/// Which of two versions (in normal form) a document lists first.
+pub fn newest_first(a: &str, b: &str) -> Ordering {
     version::compare(b, a).then_with(|| a.cmp(b))
 }
 
-fn entry(version: &Listed, links: Links<'_>) -> Result<Map<String, Value>> {
-    let mut entry: Map<String, Value> = serde_json::from_str(&version.metadata)
-        .map_err(|error| Error::internal("reading a version's metadata", error))?;
-    let name = entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if let Some(url) = links.source_url {
-        entry.insert("source".to_owned(), json!({"type": "git", "url": url, "reference": version.reference}));
+/// A version as a client is told it.
+pub fn told(mut entry: Entry, told: &Told) -> Result<Entry> {
+    // Where some other server would like to hear of installs: it has no business to.
+    entry.remove("notification-url");
+    let source = match &told.source {
+        Field::Set((url, reference)) => Field::Set(json!({"type": "git", "url": url, "reference": reference})),
+        Field::Hidden => Field::Hidden,
+        Field::Kept => Field::Kept,
+    };
+    put(&mut entry, "source", &source)?;
+    put(&mut entry, "dist", &told.dist)?;
+    if let Field::Set(time) = told.time {
+        entry.set("time", &time.rfc3339())?;
     }
-    let url = format!("{}{}", links.public_url, dist_path(&name, &version.version, &version.reference));
-    let shasum = version.shasum.as_deref().unwrap_or_default();
-    entry.insert(
-        "dist".to_owned(),
-        json!({"type": "zip", "url": url, "reference": version.reference, "shasum": shasum}),
-    );
-    entry.insert("time".to_owned(), version.released.rfc3339().into());
+    put(&mut entry, "abandoned", &told.abandoned)?;
     Ok(entry)
 }
 
-/// `p2/vendor/name.json`: minified as `composer/metadata-minifier` expands it.
-pub fn package_document(package: &str, entries: Vec<Map<String, Value>>) -> Vec<u8> {
-    let document = json!({"packages": {package: minify(entries)}, "minified": "composer/2.0"});
-    document.to_string().into_bytes()
-}
-
-/// Each entry keeps only what differs from the one before; `"__unset"` takes a key away.
-fn minify(entries: Vec<Map<String, Value>>) -> Vec<Value> {
-    let mut previous: Map<String, Value> = Map::new();
-    let mut minified = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let mut difference: Map<String, Value> = entry
-            .iter()
-            .filter(|(key, value)| previous.get(*key) != Some(value))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        for key in previous.keys().filter(|key| !entry.contains_key(*key)) {
-            difference.insert(key.clone(), "__unset".into());
-        }
-        minified.push(Value::Object(difference));
-        previous = entry;
+fn put<T: Serialize>(entry: &mut Entry, name: &str, field: &Field<T>) -> Result<()> {
+    match field {
+        Field::Kept => {}
+        Field::Hidden => entry.remove(name),
+        Field::Set(value) => entry.set(name, value)?,
     }
-    minified
+    Ok(())
 }
 
-/// Which names a view has, as the root document tells it.
-#[derive(Clone, Debug)]
-pub enum Names {
-    /// Every name, and every version of every one of them: the client asks for nothing else.
-    Inline(Vec<(String, Vec<Map<String, Value>>)>),
-    /// Every name.
-    List(Vec<String>),
-    /// Patterns that cover every name, because there are too many to list.
-    Patterns(Vec<String>),
+/// `p2/vendor/name.json`: minified as `composer/metadata-minifier` expands it, with `extras` beside the versions
+/// (`security-advisories`, `filter`, `warnings`).
+pub fn package_document(package: &str, entries: &[Entry], extras: Map<String, Value>) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Package<'a> {
+        packages: Versions<'a>,
+        minified: &'static str,
+        #[serde(flatten)]
+        extras: Map<String, Value>,
+    }
+    let packages = Versions(package, entry::minified(entries)?);
+    let document = Package { packages, minified: "composer/2.0", extras };
+    serde_json::to_vec(&document).map_err(|error| Error::internal("writing a document", error))
+}
+
+/// One package with its versions.
+struct Versions<'a>(&'a str, Vec<Entry>);
+
+impl Serialize for Versions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(self.0, &self.1)?;
+        map.end()
+    }
+}
+
+/// What the root document tells a view.
+#[derive(Clone, Debug, Default)]
+pub struct Root {
+    /// Packages with every version of theirs: a client asks for none of them.
+    pub inline: Vec<(String, Vec<Entry>)>,
+    /// What there is; `None` if any name may be here: then a client asks for each that it needs.
+    pub available: Option<Available>,
+    /// What else is offered: `security-advisories`, `filter`.
+    pub extras: Map<String, Value>,
+}
+
+/// Every name that there is; a client asks for no other one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Available {
+    /// Names.
+    pub names: Vec<String>,
+    /// Patterns in which `*` stands for anything.
+    pub patterns: Vec<String>,
 }
 
 /// `packages.json`.
-pub fn root_document(public_url: &str, names: Names) -> Vec<u8> {
-    let mut root = json!({
-        "packages": {},
+pub fn root_document(public_url: &str, root: Root) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Document {
+        packages: Entry,
+        #[serde(flatten)]
+        rest: Map<String, Value>,
+    }
+    let Value::Object(mut rest) = json!({
         // Relative, with a slash: resolved against scheme and host by every version of the client.
         "metadata-url": "/p2/%package%.json",
         // Absolute: clients before 2.7 resolve neither of these.
         "list": format!("{public_url}/list.json"),
         "search": format!("{public_url}/search.json?q=%query%&type=%type%"),
         "notify-batch": format!("{public_url}/downloads"),
+        // For other registries that follow this one; clients do not read it.
+        "metadata-changes-url": format!("{public_url}/changes.json"),
         "mirrors": [{"dist-url": mirror_url(public_url), "preferred": true}],
-    });
-    match names {
-        Names::Inline(packages) => {
-            root["available-packages"] = packages.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().into();
-            let mut numbers = 1_u64..;
-            let inline = packages.into_iter().map(|(name, entries)| {
-                let versions = entries.into_iter().map(|mut entry| {
-                    // Without it a client takes all versions of a package for one (`ComposerRepository::whatProvides`).
-                    entry.insert("uid".to_owned(), numbers.next().into());
-                    let version = entry.get("version").and_then(Value::as_str).unwrap_or_default().to_owned();
-                    (version, Value::Object(entry))
-                });
-                (name, Value::Object(versions.collect()))
-            });
-            root["packages"] = Value::Object(inline.collect());
+    }) else {
+        return Err(Error::internal("writing a document", "it is no object"));
+    };
+    if let Some(available) = root.available {
+        if !available.names.is_empty() || available.patterns.is_empty() {
+            rest.insert("available-packages".to_owned(), available.names.into());
         }
-        Names::List(names) => root["available-packages"] = names.into(),
-        Names::Patterns(patterns) => root["available-package-patterns"] = patterns.into(),
+        if !available.patterns.is_empty() {
+            rest.insert("available-package-patterns".to_owned(), available.patterns.into());
+        }
     }
-    root.to_string().into_bytes()
+    rest.extend(root.extras);
+    let mut packages = Entry::default();
+    let mut numbers = 1_u64..;
+    for (name, entries) in root.inline {
+        let mut versions = Entry::default();
+        for mut entry in entries {
+            // Without it a client takes all versions of a package for one (`ComposerRepository::whatProvides`).
+            entry.set("uid", &numbers.next())?;
+            versions.set(&entry.text("version").unwrap_or_default(), &entry)?;
+        }
+        packages.set(&name, &versions)?;
+    }
+    serde_json::to_vec(&Document { packages, rest }).map_err(|error| Error::internal("writing a document", error))
 }

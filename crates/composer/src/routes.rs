@@ -12,23 +12,23 @@ use async_trait::async_trait;
 use http::{HeaderValue, StatusCode, header};
 use larder_audit::Recorder;
 use larder_auth::{Decision, View, Views, decide, unauthenticated};
-use larder_blobs::Blobs;
 use larder_core::{
     Error, Kind, Result,
     format::Format,
     grant::{Action, Principal},
 };
-use larder_db::{Db, changes::Change, packages};
+use larder_db::{changes::Change, packages};
 use larder_http::{
     AccessNote, Body, File, Request, Response, Room,
     error::{method_not_allowed, status_of},
 };
-use larder_sources::Sources;
 
 use crate::{
     DIST, ID,
     documents::{Dist, Documents},
-    notify, render, search,
+    notify,
+    offers::{Repository, ZIP},
+    render, search,
 };
 
 /// What a request is about.
@@ -77,20 +77,18 @@ fn is_package_path(name: &str) -> bool {
 
 /// The room.
 pub struct ComposerRoom {
-    db: Db,
+    repository: Repository,
     documents: Documents,
     recorder: Recorder,
-    blobs: Blobs,
-    sources: Sources,
     views: Views,
     format: Arc<dyn Format>,
 }
 
 impl ComposerRoom {
-    /// At `public_url`, without a slash at its end.
-    pub fn new(db: Db, blobs: Blobs, sources: Sources, recorder: Recorder, public_url: String) -> Self {
-        let documents = Documents::new(db.clone(), public_url);
-        Self { db, documents, recorder, blobs, sources, views: Views::new(1_000), format: Arc::new(crate::Composer) }
+    /// Over the packages.
+    pub fn new(repository: Repository, recorder: Recorder) -> Self {
+        let documents = Documents::new(repository.clone());
+        Self { repository, documents, recorder, views: Views::new(1_000), format: Arc::new(crate::Composer) }
     }
 
     /// Forgets what a change makes stale.
@@ -152,7 +150,7 @@ impl ComposerRoom {
         }
         // The bytes are lost: the same tree gives them again, if the source still has it.
         self.documents.forget_dist(path);
-        self.sources.rebuild(dist.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
+        self.repository.sources.rebuild(dist.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
         dist = self.find_dist(path, name, version, reference).await?;
         self.send(request, &dist).await.map_err(|error| not_to_be_had(name, error))
     }
@@ -164,9 +162,9 @@ impl ComposerRoom {
                 && let Some(range) = range
             {
                 let len = Some(range.end - range.start);
-                return Ok(Body::Stream { len, stream: self.blobs.open_later(dist.digest, range) });
+                return Ok(Body::Stream { len, stream: self.repository.blobs.open_later(dist.digest, range) });
             }
-            let blob = self.blobs.open(&dist.digest, range.clone()).await?;
+            let blob = self.repository.blobs.open(&dist.digest, range.clone()).await?;
             let len = range.map_or(blob.size, |range| range.end - range.start);
             Ok(match blob.whole {
                 Some(bytes) => Body::from(bytes),
@@ -181,16 +179,20 @@ impl ComposerRoom {
     /// about a package is found when it must be forgotten.
     async fn find_dist(&self, path: &str, name: &str, version: &str, reference: &str) -> Result<Arc<Dist>> {
         let before = self.documents.changes();
-        let package = packages::find(&self.db, ID, name).await?.ok_or_else(|| no_dist(name, reference))?;
-        let mut versions = packages::by_reference(&self.db, package.id, reference, DIST).await?;
+        let package = packages::find(&self.repository.db, ID, name).await?.ok_or_else(|| no_dist(name, reference))?;
+        let mut versions = packages::by_reference(&self.repository.db, package.id, reference, DIST).await?;
         let at = versions.iter().position(|found| render::version_in_path(&found.version) == version).unwrap_or(0);
         if versions.is_empty() {
             return Err(no_dist(name, reference));
         }
         let found = versions.swap_remove(at);
-        let artifact =
-            self.sources.artifact(found.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
-        let told = render::dist_path(name, &found.version, reference);
+        let artifact = self
+            .repository
+            .sources
+            .artifact(found.id, &self.format)
+            .await
+            .map_err(|error| not_to_be_had(name, error))?;
+        let told = render::dist_path(name, &found.version, reference, ZIP);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
         let stem = format!("{name}-{}", found.version).replace(|c| !is_plain(c), "-");
         let file_name = format!("attachment; filename=\"{stem}.zip\"");
@@ -270,7 +272,7 @@ impl Room for ComposerRoom {
             if request.method != http::Method::POST {
                 return Ok(method_not_allowed("POST"));
             }
-            return notify::notify(&self.db, &self.recorder, request, asker).await;
+            return notify::notify(&self.repository.db, &self.recorder, request, asker).await;
         }
         if !request.reads() {
             return Ok(method_not_allowed("GET, HEAD"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use larder_composer::{Composer, ComposerRoom};
+use larder_composer::{Composer, ComposerRoom, Repository};
 use larder_core::format::Format;
 use larder_db::changes::Change;
 use larder_http::Room;
@@ -33,13 +33,9 @@ pub fn registry(house: &House) -> Registry {
 
 /// The rooms of all formats, for a server that clients reach at `public_url`.
 pub fn rooms(house: &House, public_url: &str) -> Result<Vec<Furnished>> {
-    let composer = Arc::new(ComposerRoom::new(
-        house.db.clone(),
-        house.blobs.clone(),
-        house.sources.clone(),
-        house.recorder.clone(),
-        public_url.to_owned(),
-    ));
+    let repository =
+        Repository::new(house.db.clone(), house.blobs.clone(), house.sources.clone(), public_url.to_owned());
+    let composer = Arc::new(ComposerRoom::new(repository, house.recorder.clone()));
     let gate = Gate::new(house.authenticator.clone(), house.host.clone(), house.config.public_url.clone());
     let allow_local = house.config.allow_local_sources;
     let fetch: Arc<dyn Fetch> = Arc::new(HttpFetch::new(FetchSettings::new(allow_local))?);
