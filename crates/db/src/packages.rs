@@ -22,18 +22,18 @@ statements! {
     REMOVE = "delete from packages where id = $1";
     REMOVE_OF_SOURCE = "delete from packages where source_id = $1";
 
-    VISIBLE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+    VISIBLE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.folder, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $2
         where v.package_id = $1
         and (v.listed = 1 or exists (select 1 from pointers p where p.version_id = v.id))";
-    KEYS_OF_SOURCE = "select p.id, p.name, p.format, v.id, v.version, v.reference, v.stable, v.listed, v.origin, q.name
+    KEYS_OF_SOURCE = "select p.id, p.name, p.format, v.id, v.version, v.reference, v.stable, v.listed, v.origin, v.folder, q.name
         from packages p join versions v on v.package_id = p.id left join pointers q on q.version_id = v.id
         where p.source_id = $1";
     METADATA_OF_SOURCE = "select cast(coalesce(sum(length(v.metadata)), 0) as bigint)
         from packages p join versions v on v.package_id = p.id
         where p.source_id = $1
         and (v.listed = 1 or exists (select 1 from pointers q where q.version_id = v.id))";
-    BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+    BY_REFERENCE = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.folder, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $3
         where v.package_id = $1 and v.reference = $2 order by v.version";
     KEPT = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, q.name,
@@ -43,13 +43,13 @@ statements! {
         where v.package_id = $1 order by v.released_at desc, v.id desc";
     HAS_VERSION = "select 1 from versions v join packages p on p.id = v.package_id
         where p.format = $1 and p.name = $2 and v.version = $3 limit 1";
-    VERSION = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+    VERSION = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.folder, v.released_at, v.metadata, a.sha1
         from versions v left join artifacts a on a.version_id = v.id and a.name = $2 where v.id = $1";
     ORIGIN = "select p.id, p.format, p.name, p.source_id, p.summary, p.created_at, p.changed_at
         from packages p join versions v on v.package_id = p.id where v.id = $1";
     INSERT_VERSION = "insert into versions
-        (id, package_id, version, display, reference, stable, listed, origin, released_at, metadata, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        (id, package_id, version, display, reference, stable, listed, origin, folder, released_at, metadata, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     LIST_AGAIN = "update versions set listed = 1, origin = $2 where id = $1";
     UNLIST = "update versions set listed = 0 where id = $1";
     REMOVE_VERSION = "delete from versions where id = $1";
@@ -57,7 +57,7 @@ statements! {
         and not exists (select 1 from artifacts where version_id = $1)
         and not exists (select 1 from pointers where version_id = $1)";
 
-    BY_POINTER = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.released_at, v.metadata, a.sha1
+    BY_POINTER = "select v.id, v.version, v.display, v.reference, v.stable, v.listed, v.origin, v.folder, v.released_at, v.metadata, a.sha1
         from pointers p join versions v on v.id = p.version_id left join artifacts a on a.version_id = v.id and a.name = $3
         where p.package_id = $1 and p.name = $2";
     POINTERS = "select p.name, v.reference, p.changed_at from pointers p join versions v on v.id = p.version_id
@@ -196,6 +196,8 @@ pub struct Version {
     pub listed: bool,
     /// The ref or the upload that it came from.
     pub origin: String,
+    /// The folder of the tree that it is made of, without slashes at its ends; empty for all of it.
+    pub folder: String,
     /// When it was released.
     pub released_at: Time,
     /// JSON: the format's own.
@@ -213,6 +215,7 @@ fn version(mut cells: Cells) -> Result<Version> {
         stable: cells.boolean()?,
         listed: cells.boolean()?,
         origin: cells.text()?,
+        folder: cells.text()?,
         released_at: cells.time()?,
         metadata: cells.text()?,
         sha1: cells.optional_text()?,
@@ -330,6 +333,8 @@ pub struct VersionKey {
     pub listed: bool,
     /// The ref that it came from.
     pub origin: String,
+    /// The folder of the tree that it is made of; empty for all of it.
+    pub folder: String,
     /// The pointer that names it.
     pub pointer: Option<String>,
 }
@@ -357,6 +362,7 @@ pub async fn keys_of_source(db: &Db, source: Id) -> Result<Vec<VersionKey>> {
                 stable: cells.boolean()?,
                 listed: cells.boolean()?,
                 origin: cells.text()?,
+                folder: cells.text()?,
                 pointer: cells.optional_text()?,
             })
         })
@@ -376,6 +382,7 @@ pub fn insert_version(package: Id, version: &Version, at: Time) -> Statement {
             version.stable.into(),
             version.listed.into(),
             version.origin.as_str().into(),
+            version.folder.as_str().into(),
             version.released_at.into(),
             version.metadata.as_str().into(),
             at.into(),

@@ -104,6 +104,7 @@ impl House {
                     stable: true,
                     listed: true,
                     origin: "refs/tags/1.0.0".into(),
+                    folder: String::new(),
                     released_at: now,
                     metadata: "{}".into(),
                     sha1: None,

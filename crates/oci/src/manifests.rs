@@ -240,6 +240,7 @@ impl Registry {
             stable: true,
             listed: true,
             origin: push.origin.to_owned(),
+            folder: String::new(),
             released_at: now,
             metadata: manifest.descriptor(&digest, push.bytes.len()).to_string(),
             sha1: None,

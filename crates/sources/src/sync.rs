@@ -386,6 +386,7 @@ impl Sources {
                 stable: new.release.stable,
                 listed: new.listed,
                 origin: new.origin.clone(),
+                folder: String::new(),
                 released_at: new.committed,
                 metadata: new.release.metadata.clone(),
                 sha1: None,

@@ -59,6 +59,7 @@ fn here(number: u8, origin: &str, commit: &str, version: &str) -> VersionKey {
         stable: !branch && !version.contains("beta"),
         listed: !branch,
         origin: origin.to_owned(),
+        folder: String::new(),
         pointer: branch.then(|| version.to_owned()),
     }
 }
