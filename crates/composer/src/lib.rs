@@ -8,6 +8,7 @@ pub mod constraint;
 pub mod dist;
 mod documents;
 pub mod entry;
+mod feed;
 pub mod ingest;
 pub mod names;
 mod notify;

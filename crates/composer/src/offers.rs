@@ -144,6 +144,8 @@ impl Repository {
             reference: Some(row.reference.clone()),
             shasum: row.sha1.clone().unwrap_or_default(),
         };
+        // A clone would be the whole repository, and not the folder.
+        let source_url = source_url.filter(|_| row.folder.is_empty());
         let source = source_url.map_or(Field::Hidden, |url| Field::Set((url.clone(), row.reference.clone())));
         Ok(Offer {
             told: Told { dist: Field::Set(dist), source, time: Field::Set(row.released_at), abandoned: Field::Kept },

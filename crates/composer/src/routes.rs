@@ -26,7 +26,7 @@ use larder_http::{
 use crate::{
     DIST, ID,
     documents::{Dist, Documents},
-    notify,
+    feed, notify,
     offers::{Repository, ZIP},
     render, search,
 };
@@ -46,6 +46,8 @@ enum Endpoint<'a> {
     Search,
     /// `downloads`: what a client installed.
     Notify,
+    /// `changes.json?since=…`
+    Changes,
 }
 
 impl<'a> Endpoint<'a> {
@@ -56,6 +58,7 @@ impl<'a> Endpoint<'a> {
             "/list.json" => return Some(Self::List),
             "/search.json" => return Some(Self::Search),
             "/downloads" => return Some(Self::Notify),
+            "/changes.json" => return Some(Self::Changes),
             _ => {}
         }
         if let Some(rest) = path.strip_prefix("/p2/") {
@@ -259,7 +262,7 @@ fn not_to_be_had(name: &str, error: Error) -> Error {
 #[async_trait]
 impl Room for ComposerRoom {
     fn mounts(&self) -> &'static [&'static str] {
-        &["/packages.json", "/p2/", "/dist/", "/list.json", "/search.json", "/downloads"]
+        &["/packages.json", "/p2/", "/dist/", "/list.json", "/search.json", "/downloads", "/changes.json"]
     }
 
     async fn handle(&self, request: &mut Request, asker: &Arc<Principal>, access: &mut AccessNote) -> Result<Response> {
@@ -294,6 +297,11 @@ impl Room for ComposerRoom {
                 let view = self.view(asker)?;
                 let catalogue = self.documents.catalogue().await?;
                 search::search(&catalogue, &view, request)
+            }
+            Endpoint::Changes => {
+                access.action = Some(Action::Read);
+                let view = self.view(asker)?;
+                feed::changes(&self.repository.db, &view, request).await
             }
             Endpoint::Notify => Err(Error::internal("routing", "handled above")),
         }

@@ -12,6 +12,8 @@ statements! {
     OF_SOURCE = "select id, format, name, source_id, summary, created_at, changed_at from packages where source_id = $1 order by name";
     LIST = "select id, format, name, source_id, summary, created_at, changed_at from packages
         where (format = $1 or $1 = '*') and name > $2 order by name, format limit $3";
+    CHANGED_SINCE = "select name, changed_at from packages where format = $1 and changed_at >= $2
+        order by changed_at, name limit $3";
     INSERT = "insert into packages (id, format, name, source_id, summary, created_at, changed_at)
         values ($1, $2, $3, $4, $5, $6, $6)";
     NAME_FREE = "insert into guard (holds) select case when not exists
@@ -132,6 +134,17 @@ pub async fn of_source(db: &Db, source: Id) -> Result<Vec<Package>> {
 pub async fn list(db: &Db, format: &str, after: &str, limit: i64) -> Result<Vec<Package>> {
     let rows = db.read(Statement::read(LIST, [format.into(), after.into(), limit.into()])).await?;
     rows.into_iter().map(|row| package(row.cells())).collect()
+}
+
+/// The packages of a format that changed since a moment, and when they did last, the oldest change first.
+pub async fn changed_since(db: &Db, format: &str, since: Time, limit: i64) -> Result<Vec<(String, Time)>> {
+    let rows = db.read(Statement::read(CHANGED_SINCE, [format.into(), since.into(), limit.into()])).await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut cells = row.cells();
+            Ok((cells.text()?, cells.time()?))
+        })
+        .collect()
 }
 
 /// Adds a package. Goes with [`name_free`].
