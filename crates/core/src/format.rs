@@ -26,9 +26,9 @@ pub trait Format: Send + Sync {
         None
     }
 
-    /// Whether its packages can be taken from other registries, as clients ask for them.
-    fn is_proxied(&self) -> bool {
-        false
+    /// How its packages can be taken from other registries, as clients ask for them; `None` if they cannot.
+    fn proxied(&self) -> Option<Proxied> {
+        None
     }
 
     /// Orders two of this format's versions by precedence, lowest first.
@@ -39,6 +39,15 @@ pub trait Format: Send + Sync {
 
     /// What a person pastes into a terminal to use the package `name` from the registry at `public_url`.
     fn install_snippet(&self, public_url: &str, name: &str) -> String;
+}
+
+/// What can be said of a source that is another registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// Whether its packages can have something in front of their names here: not where a name stands inside the package.
+    pub prefix: bool,
+    /// Whether clients can be told to fetch files there, and where its sources are: where metadata holds addresses.
+    pub links: bool,
 }
 
 /// How the packages of a format look inside a Git repository.

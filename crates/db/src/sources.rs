@@ -7,9 +7,11 @@ use larder_core::{Id, Result, Time};
 use crate::{Cells, Db, Statement};
 
 statements! {
-    FIND = "select id, name, kind, url, credential_id, every_seconds, settings, created_at, state, problem, synced_at, report
+    FIND = "select id, name, kind, url, credential_id, every_seconds, settings, created_at, state, problem, synced_at, report, position,
+        parent_id, archived
         from sources where name = $1 or id = $1";
-    LIST = "select id, name, kind, url, credential_id, every_seconds, settings, created_at, state, problem, synced_at, report
+    LIST = "select id, name, kind, url, credential_id, every_seconds, settings, created_at, state, problem, synced_at, report, position,
+        parent_id, archived
         from sources order by name";
     INSERT = "insert into sources (id, name, kind, url, credential_id, every_seconds, settings, created_at, state)
         values ($1, $2, $3, $4, $5, $6, $7, $8, 'new')";
@@ -18,6 +20,9 @@ statements! {
     EXISTS = "insert into guard (holds) select case when exists (select 1 from sources where id = $1) then 1 end";
     SYNCED = "update sources set state = 'ok', problem = null, synced_at = $2, report = $3 where id = $1";
     TROUBLED = "update sources set state = $2, problem = $3 where id = $1";
+    ADOPT = "update sources set parent_id = $2, archived = $3 where id = $1";
+    MOVED = "update sources set url = $2 where id = $1";
+    PLACE = "update sources set position = $2 where id = $1";
     REMOVE = "delete from sources where id = $1";
     REFS = "select name, commit_id, skipped, warning, changed_at from source_refs where source_id = $1 order by name";
     PUT_REF = "insert into source_refs (source_id, name, commit_id, skipped, warning, changed_at)
@@ -55,6 +60,12 @@ pub struct Source {
     pub synced_at: Option<Time>,
     /// JSON: counts of that sync.
     pub report: Option<String>,
+    /// Where it stands among the upstreams of its format; those without a place come after the others.
+    pub position: Option<i64>,
+    /// The forge that found it.
+    pub parent_id: Option<Id>,
+    /// Whether its owner keeps it for reading only.
+    pub archived: bool,
 }
 
 /// How a source is.
@@ -109,6 +120,9 @@ fn source(mut cells: Cells) -> Result<Source> {
         problem: cells.optional_text()?,
         synced_at: cells.optional_time()?,
         report: cells.optional_text()?,
+        position: cells.optional_int()?,
+        parent_id: cells.optional_id()?,
+        archived: cells.boolean()?,
     })
 }
 
@@ -122,7 +136,7 @@ pub async fn list(db: &Db) -> Result<Vec<Source>> {
     db.read(Statement::read(LIST, [])).await?.into_iter().map(|row| source(row.cells())).collect()
 }
 
-/// Adds a source that was never synced.
+/// Adds a source that was never synced. An upstream comes after those that are there.
 pub fn insert(source: &Source) -> Statement {
     let every = i64::try_from(source.every.as_secs()).unwrap_or(i64::MAX);
     Statement::write(
@@ -158,6 +172,21 @@ pub fn synced(id: Id, at: Time, report: &str) -> Statement {
 /// A sync failed or is held, or a held one is released.
 pub fn troubled(id: Id, state: SourceState, problem: &str) -> Statement {
     Statement::write(TROUBLED, [id.into(), state.as_str().into(), problem.into()])
+}
+
+/// Makes a source one that a forge found, and says whether its owner keeps it for reading only.
+pub fn adopt(id: Id, parent: Id, archived: bool) -> Statement {
+    Statement::write(ADOPT, [id.into(), parent.into(), archived.into()])
+}
+
+/// A source is elsewhere now.
+pub fn moved(id: Id, url: &str) -> Statement {
+    Statement::write(MOVED, [id.into(), url.into()])
+}
+
+/// Gives an upstream its place among those of its format, the lowest first.
+pub fn place(id: Id, position: i64) -> Statement {
+    Statement::write(PLACE, [id.into(), position.into()])
 }
 
 /// Takes a source away. Its packages must be gone before, in the same batch.

@@ -275,7 +275,7 @@ fn another_registry_is_a_source_that_is_asked_when_somebody_wants_something() {
     has(&larder.fails(1, &["source", "add", "oci", "https://u:secret@h"]), &["credential add"]);
     has(&larder.fails(1, &["source", "add", "oci", "ftp://h"]), &["https://host/path"]);
     has(&larder.fails(1, &[&add[..], &["--name", "x", "--prefix", "a/"]].concat()), &["without a slash"]);
-    has(&larder.fails(1, &["source", "add", "composer", "https://h"]), &["not available in this version", "oci"]);
+    has(&larder.fails(1, &["source", "add", "other", "https://h"]), &["not available in this version", "oci"]);
     for wrong in [&["--keep", "full"][..], &["--every", "1h"], &["--only", "a b"], &["--fresh", "soon"]] {
         larder.fails(2, &[&add[..], wrong].concat());
     }
@@ -291,6 +291,50 @@ fn another_registry_is_a_source_that_is_asked_when_somebody_wants_something() {
     let other = ["source", "add", "oci", "https://other.example.org", "--name", "y", "--credential", "robot"];
     has(&larder.fails(1, &other), &["belongs to registry.example.org"]);
     has(&larder.ok(&["source", "remove", "up"]), &["`up` is gone"]);
+}
+
+#[test]
+fn other_registries_are_asked_in_an_order_that_can_be_changed() {
+    let larder = Larder::new();
+    let add = |name: &str, more: &[&str]| {
+        let url = format!("https://{name}.example.org");
+        larder.ok(&[&["source", "add", "composer", &url, "--name", name][..], more].concat())
+    };
+    has(&add("one", &[]), &["`one`", "larder reserve add composer"]);
+    add("two", &["--only", "a/*", "--dists", "upstream", "--hide-source"]);
+    add("three", &["--only", "b/*", "--show-source"]);
+    let order = || {
+        let listed = larder.json(&["source", "list"]);
+        let listed = listed.as_array().unwrap().iter();
+        listed.map(|one| (one["name"].as_str().unwrap().to_owned(), one["order"].as_u64())).collect::<Vec<_>>()
+    };
+    let names = |names: [&str; 3]| names.into_iter().map(str::to_owned).zip((1..).map(Some)).collect::<Vec<_>>();
+    assert_eq!(order(), names(["one", "two", "three"]));
+    has(&larder.ok(&["source", "move", "three", "--before", "two"]), &["one, three, two"]);
+    has(&larder.ok(&["source", "move", "two", "--first"]), &["two, one, three"]);
+    assert_eq!(larder.json(&["source", "move", "two", "--last"])["order"], serde_json::json!(["one", "three", "two"]));
+    assert_eq!(order(), names(["one", "three", "two"]));
+    has(&larder.ok(&["source", "show", "one"]), &["fetch files from here", "shown to them"]);
+    has(&larder.ok(&["source", "show", "two"]), &["from the registry itself", "hidden from them"]);
+    let settings = larder.json(&["source", "show", "two"])["settings"].clone();
+    assert_eq!(
+        settings,
+        serde_json::json!({ "only": ["a/*"], "prefix": null, "dists": "upstream", "show_source": false })
+    );
+    has(&larder.ok(&["audit", "list"]), &["source.move"]);
+
+    larder.ok(&["source", "add", "oci", "https://images.example.org", "--only", "x/*"]);
+    has(&larder.fails(1, &["source", "move", "two", "--before", "images.example.org"]), &["of the kind composer"]);
+    has(&larder.fails(1, &["source", "move", "nobody", "--first"]), &["nobody"]);
+    for wrong in [&[][..], &["--first", "--last"]] {
+        larder.fails(2, &[&["source", "move", "two"][..], wrong].concat());
+    }
+    let more = |kind, more: &[&str]| {
+        larder.fails(1, &[&["source", "add", kind, "https://h.example.org", "--name", "x"][..], more].concat())
+    };
+    has(&more("composer", &["--prefix", "p"]), &["leave --prefix out"]);
+    has(&more("oci", &["--dists", "upstream"]), &["leave --dists"]);
+    has(&more("oci", &["--show-source"]), &["leave --dists"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

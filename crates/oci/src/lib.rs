@@ -28,7 +28,10 @@ pub mod usage;
 use std::cmp::Ordering;
 
 use larder_blobs::Blobs;
-use larder_core::{Error, Host, Result, format::Format};
+use larder_core::{
+    Error, Host, Result,
+    format::{Format, Proxied},
+};
 use larder_db::Db;
 
 pub use routes::OciRoom;
@@ -58,8 +61,8 @@ impl Format for Oci {
         MANIFEST
     }
 
-    fn is_proxied(&self) -> bool {
-        true
+    fn proxied(&self) -> Option<Proxied> {
+        Some(Proxied { prefix: true, links: false })
     }
 
     fn compare(&self, a: &str, b: &str) -> Ordering {

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use larder_core::{Error, Kind, Result, grant::check_name};
 use larder_db::{
-    Batch, changes, credentials as credential_rows, events,
+    Batch, Statement, changes, credentials as credential_rows, events,
     events::{Actor, Event},
     packages,
     sources::{self as rows, Source, SourceState},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     Sources, credentials,
     git::Remote,
+    registry,
     settings::GitSettings,
     url::{GitUrl, Transport},
 };
@@ -76,24 +77,39 @@ impl Sources {
             problem: None,
             synced_at: None,
             report: None,
+            position: None,
+            parent_id: None,
+            archived: false,
         };
-        let event = Event::new(actor, "source.add", format!("source:{name}")).with(json!({
-            "kind": GIT, "url": source.url, "credential": credential.map(|credential| credential.name),
-        }));
+        let detail = json!({ "credential": credential.map(|credential| credential.name) });
         let (_, webhook) = self.new_webhook(&source)?;
-        let batch = Batch::new()
-            .with(rows::name_free(name))
-            .with(rows::insert(&source))
-            .with(webhook)
-            .with(events::record(host, &event))
-            .with(changes::notify(host, "sources"));
+        self.insert(actor, &source, detail, Some(webhook)).await?;
+        Ok(source)
+    }
+
+    /// Adds a source whose parts were checked, and what becomes true together with it. `detail` is for the event.
+    pub(crate) async fn insert(
+        &self,
+        actor: &Actor,
+        source: &Source,
+        mut detail: Value,
+        with: Option<Statement>,
+    ) -> Result<()> {
+        let (host, name) = (self.db.host(), &source.name);
+        detail["kind"] = source.kind.as_str().into();
+        detail["url"] = source.url.as_str().into();
+        let event = Event::new(actor, "source.add", format!("source:{name}")).with(detail);
+        let mut batch = Batch::new().with(rows::name_free(name)).with(rows::insert(source));
+        batch.extend(with);
+        batch.push(events::record(host, &event));
+        batch.push(changes::notify(host, registry::TOPIC));
         self.db.commit(batch).await.map_err(|error| match error {
             error if error.is_guard("source name is free") => {
                 Error::conflict(format!("there is a source called `{name}` already: choose another one with --name"))
             }
             error => error.into(),
         })?;
-        Ok(source)
+        Ok(())
     }
 
     /// Refuses transports that are only for sources on this machine.

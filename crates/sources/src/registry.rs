@@ -2,12 +2,17 @@
 //! from it, is the business of its format's room; here is what is the same for all formats.
 //!
 //! One name has one origin. A package that somebody pushed here, or that comes from another source, never comes from an
-//! upstream; every other name belongs to the first upstream, in the order in which they were added, whose patterns it
-//! matches, and nobody pushes it here.
+//! upstream; every other name belongs to the first upstream, in their order, that takes it, and stays its own. The order is
+//! that in which they were added, until somebody gives one another place.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use larder_core::{Error, Id, Kind, Result, grant::check_name, pattern::Pattern};
+use larder_core::{
+    Error, Id, Kind, Result, Time,
+    format::{Format, Proxied},
+    grant::check_name,
+    pattern::Pattern,
+};
 use larder_db::{
     Batch, Db, changes, credentials as credential_rows, events,
     events::{Actor, Event},
@@ -53,6 +58,21 @@ pub struct NewRegistry<'a> {
     pub fresh: Duration,
     /// What its packages have in front of their names here: `PREFIX/name`.
     pub prefix: Option<&'a str>,
+    /// Where clients fetch its files.
+    pub dists: Dists,
+    /// Whether clients are told where the sources of its packages are; without it, if it needs no credential.
+    pub show_source: Option<bool>,
+}
+
+/// Where clients fetch the files of a package that comes from an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dists {
+    /// From here, where they are kept once somebody fetched them.
+    #[default]
+    Here,
+    /// Where the upstream says that they are.
+    Upstream,
 }
 
 /// What only a source of this kind knows, as its row keeps it.
@@ -63,6 +83,16 @@ pub struct RegistrySettings {
     pub only: Vec<Pattern>,
     /// What they have in front of their names here, without the slash.
     pub prefix: Option<String>,
+    /// Where clients fetch their files.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dists: Dists,
+    /// Whether clients are told where their sources are, if somebody decided that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show_source: Option<bool>,
+}
+
+fn is_default(dists: &Dists) -> bool {
+    *dists == Dists::default()
 }
 
 /// A source that is another registry.
@@ -106,6 +136,11 @@ impl Upstream {
         self.name_there(&here).is_some().then_some(here)
     }
 
+    /// Whether clients are told where the sources of its packages are: whoever needs a credential hides them.
+    pub fn shows_source(&self) -> bool {
+        self.settings.show_source.unwrap_or(self.source.credential_id.is_none())
+    }
+
     /// Whether every name that nobody has yet is its own.
     pub fn takes_every_name(&self) -> bool {
         self.settings.prefix.is_none()
@@ -113,11 +148,31 @@ impl Upstream {
     }
 }
 
-/// The upstreams of a format, in the order in which they were added.
+/// The upstreams of a format, in the order in which they are asked.
 pub async fn of_format(db: &Db, format: &str) -> Result<Vec<Upstream>> {
+    rows_of_format(db, format).await?.into_iter().map(Upstream::read).collect()
+}
+
+async fn rows_of_format(db: &Db, format: &str) -> Result<Vec<Source>> {
     let mut found: Vec<Source> = rows::list(db).await?.into_iter().filter(|source| source.kind == format).collect();
-    found.sort_by_key(|source| (source.created_at, source.id));
-    found.into_iter().map(Upstream::read).collect()
+    found.sort_by_key(place);
+    Ok(found)
+}
+
+/// Orders the upstreams of a format: those that were given a place first, then the others as they were added.
+pub fn place(source: &Source) -> (i64, Time, Id) {
+    (source.position.unwrap_or(i64::MAX), source.created_at, source.id)
+}
+
+/// Where an upstream is to stand among those of its format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// Before all others.
+    First,
+    /// After all others.
+    Last,
+    /// Right before the one with this name or id.
+    Before(&'a str),
 }
 
 /// What opens an upstream, for its own host alone; `None` if it is open to all.
@@ -162,40 +217,71 @@ impl Sources {
         if let Some(credential) = &credential {
             credentials::bind_to_host(&self.db, &self.vault, actor, credential, &fetch::origin(&url)).await?;
         }
-        let host = self.db.host();
         let source = Source {
-            id: host.new_id(),
+            id: self.db.host().new_id(),
             name: name.to_owned(),
             kind: new.format.to_owned(),
             url: url.to_string(),
             credential_id: credential.as_ref().map(|credential| credential.id),
             every: new.fresh,
             settings: json!(settings).to_string(),
-            created_at: host.now(),
+            created_at: self.db.host().now(),
             state: SourceState::New,
             problem: None,
             synced_at: None,
             report: None,
+            position: None,
+            parent_id: None,
+            archived: false,
         };
-        let event = Event::new(actor, "source.add", format!("source:{name}")).with(json!({
-            "kind": source.kind, "url": source.url, "credential": credential.map(|credential| credential.name),
-            "only": settings.only, "prefix": settings.prefix,
-        }));
-        let batch = Batch::new()
-            .with(rows::name_free(name))
-            .with(rows::insert(&source))
-            .with(events::record(host, &event))
-            .with(changes::notify(host, TOPIC));
-        self.db.commit(batch).await.map_err(|error| match error {
-            error if error.is_guard("source name is free") => {
-                Error::conflict(format!("there is a source called `{name}` already: choose another one with --name"))
-            }
-            error => error.into(),
-        })?;
+        let mut detail = json!(settings);
+        detail["credential"] = json!(credential.map(|credential| credential.name));
+        self.insert(actor, &source, detail, None).await?;
         Ok(source)
     }
 
-    /// An address as a person wrote it, ending in a slash, so that paths can be joined to it.
+    /// Gives an upstream another place among those of its format; gives all of these in their new order. Packages that one
+    /// of them brought stay its own.
+    pub async fn move_registry(&self, actor: &Actor, name_or_id: &str, to: Place<'_>) -> Result<Vec<Source>> {
+        let moved = self.find(name_or_id).await?;
+        if self.format(&moved.kind).is_none() {
+            return Err(Error::invalid(format!(
+                "`{}` is no other registry: only those have an order, in which they are asked for a package",
+                moved.name
+            )));
+        }
+        let mut order = rows_of_format(&self.db, &moved.kind).await?;
+        order.retain(|source| source.id != moved.id);
+        let at = match to {
+            Place::First => 0,
+            Place::Last => order.len(),
+            Place::Before(other) => {
+                let other = self.find(other).await?;
+                order.iter().position(|source| source.id == other.id).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "`{}` cannot stand before `{}`: name another source of the kind {}",
+                        moved.name, other.name, moved.kind
+                    ))
+                })?
+            }
+        };
+        order.insert(at, moved);
+        let host = self.db.host();
+        let mut batch = Batch::new();
+        for (position, source) in (1_i64..).zip(&mut order) {
+            source.position = Some(position);
+            batch.push(rows::exists(source.id));
+            batch.push(rows::place(source.id, position));
+        }
+        let names: Vec<&str> = order.iter().map(|source| source.name.as_str()).collect();
+        let event = Event::new(actor, "source.move", format!("source:{}", order[at].name));
+        batch.push(events::record(host, &event.with(json!({ "order": names }))));
+        batch.push(changes::notify(host, TOPIC));
+        self.db.commit(batch).await?;
+        Ok(order)
+    }
+
+    /// An address as a person wrote it, ending in a slash, so that paths can be joined to it, unless it is that of a file.
     fn registry_url(&self, text: &str) -> Result<Url> {
         let mut url = fetch::address(text)?;
         if url.query().is_some() || url.fragment().is_some() {
@@ -209,7 +295,7 @@ impl Sources {
                 fetch::shown(&url)
             )));
         }
-        if !url.path().ends_with('/') {
+        if !url.path().ends_with('/') && !url.path().ends_with(".json") {
             let path = format!("{}/", url.path());
             url.set_path(&path);
         }
@@ -217,13 +303,26 @@ impl Sources {
     }
 
     fn registry_settings(&self, new: &NewRegistry<'_>) -> Result<RegistrySettings> {
-        let proxied: Vec<&str> =
-            self.formats().iter().filter(|format| format.is_proxied()).map(|format| format.id()).collect();
-        if !proxied.contains(&new.format) {
+        let proxied = |format: &Arc<dyn Format>| Some((format.id(), format.proxied()?));
+        let known: Vec<(&str, Proxied)> = self.formats().iter().filter_map(proxied).collect();
+        let Some((_, can)) = known.iter().find(|(id, _)| *id == new.format) else {
+            let known: Vec<&str> = known.iter().map(|(id, _)| *id).collect();
             return Err(Error::invalid(format!(
                 "upstream registries of the kind `{}` are not available in this version: it knows {}",
                 new.format,
-                proxied.join(" and ")
+                known.join(" and ")
+            )));
+        };
+        if new.prefix.is_some() && !can.prefix {
+            return Err(Error::invalid(format!(
+                "{} packages have the same name here as there: leave --prefix out, and choose with --only and the order",
+                new.format
+            )));
+        }
+        if (new.dists != Dists::Here || new.show_source.is_some()) && !can.links {
+            return Err(Error::invalid(format!(
+                "{} clients are told no other address: leave --dists, --show-source and --hide-source out",
+                new.format
             )));
         }
         if new.only.len() > MOST_PATTERNS {
@@ -242,19 +341,22 @@ impl Sources {
                 )));
             }
         }
-        Ok(RegistrySettings { only: new.only.clone(), prefix: new.prefix.map(str::to_owned) })
+        Ok(RegistrySettings {
+            only: new.only.clone(),
+            prefix: new.prefix.map(str::to_owned),
+            dists: new.dists,
+            show_source: new.show_source,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use larder_core::Time;
-
     use super::*;
 
     fn upstream(only: &[&str], prefix: Option<&str>) -> Upstream {
         let only = only.iter().map(|text| text.parse().unwrap()).collect();
-        let settings = RegistrySettings { only, prefix: prefix.map(str::to_owned) };
+        let settings = RegistrySettings { only, prefix: prefix.map(str::to_owned), ..RegistrySettings::default() };
         Upstream::read(Source {
             id: Id::new(Time::from_seconds(1), [0; 10]),
             name: "up".into(),
@@ -268,6 +370,9 @@ mod tests {
             problem: None,
             synced_at: None,
             report: None,
+            position: None,
+            parent_id: None,
+            archived: false,
         })
         .unwrap()
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use larder_core::{pattern::Pattern, time::parse_duration};
 
 /// `larder source`.
@@ -16,6 +16,7 @@ pub enum SourceCommand {
     ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
     ///   larder source add oci https://registry-1.docker.io --only 'library/*'
     ///   larder source add oci https://ghcr.io --prefix ghcr
+    ///   larder source add composer https://packages.example.org --credential shop --only 'shop/*'
     ///
     /// The tags and branches of a Git repository become versions. What another
     /// registry has is fetched when a client first asks for it, and kept.
@@ -24,7 +25,7 @@ pub enum SourceCommand {
     /// begins at once. Another registry needs no sync.
     #[command(verbatim_doc_comment, arg_required_else_help = true)]
     Add(AddSource),
-    /// List sources and how they are
+    /// List sources and how they are; other registries in the order in which they are asked
     List,
     /// Show a source: state, packages, webhook, and why branches and tags were skipped
     Show {
@@ -60,6 +61,15 @@ pub enum SourceCommand {
         /// Its name or its id
         name: String,
     },
+    /// Give another registry its place in the order in which they are asked for a package
+    ///
+    ///   larder source move shop --first
+    ///   larder source move shop --before public
+    ///
+    /// The first one that has a package is where it comes from, from then on: what came
+    /// before stays where it came from.
+    #[command(verbatim_doc_comment)]
+    Move(MoveSource),
     /// Take a source away with all its packages
     Remove {
         /// Its name or its id
@@ -70,7 +80,7 @@ pub enum SourceCommand {
 /// `larder source add`.
 #[derive(Debug, Args)]
 pub struct AddSource {
-    /// git, or the format of another registry: oci
+    /// git, or the format of another registry: composer, oci
     #[arg(value_name = "git|FORMAT")]
     pub kind: String,
     /// https://host/path.git, ssh://git@host/path.git or git@host:path.git; of a registry https://host
@@ -90,9 +100,12 @@ pub struct AddSource {
     /// What to do when the tag of a stable release moves [default: freeze]
     #[arg(long, value_enum, help_heading = GIT)]
     pub moved_tags: Option<MovedTags>,
-    /// Do not tell clients where the repository is
-    #[arg(long, help_heading = GIT)]
+    /// Do not tell clients where the repositories are that packages are made from
+    #[arg(long)]
     pub hide_source: bool,
+    /// Tell them [default: unless another registry needs a credential]
+    #[arg(long, conflicts_with = "hide_source")]
+    pub show_source: bool,
     /// Only packages whose names there match, such as 'library/*'; several times for several patterns
     #[arg(long, value_name = "PATTERN", help_heading = REGISTRY)]
     pub only: Vec<Pattern>,
@@ -102,11 +115,40 @@ pub struct AddSource {
     /// Have its packages under P/NAME here
     #[arg(long, value_name = "P", help_heading = REGISTRY)]
     pub prefix: Option<String>,
+    /// Where clients fetch the files of its packages [default: here]
+    #[arg(long, value_enum, help_heading = REGISTRY)]
+    pub dists: Option<Dists>,
+}
+
+/// `larder source move`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("place").required(true).args(["before", "first", "last"])))]
+pub struct MoveSource {
+    /// Its name or its id
+    pub name: String,
+    /// Right before this one, by its name or its id
+    #[arg(long, value_name = "OTHER")]
+    pub before: Option<String>,
+    /// Before all others
+    #[arg(long)]
+    pub first: bool,
+    /// After all others
+    #[arg(long)]
+    pub last: bool,
 }
 
 /// The headings of options that only one kind of source knows.
 const GIT: &str = "Of Git repositories";
 const REGISTRY: &str = "Of other registries";
+
+/// Where clients fetch files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dists {
+    /// From here, where they are kept once somebody fetched them
+    Here,
+    /// Where the other registry says that they are; nothing is kept
+    Upstream,
+}
 
 /// How much of a Git repository is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

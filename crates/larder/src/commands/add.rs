@@ -12,7 +12,7 @@ use larder_sources::{
 use serde_json::json;
 
 use super::Desk;
-use crate::cli::{AddSource, Keep, MovedTags, wrong_usage};
+use crate::cli::{AddSource, Dists, Keep, MovedTags, wrong_usage};
 
 /// How often a Git source is looked at if nobody says otherwise.
 const EVERY: std::time::Duration = std::time::Duration::from_secs(4 * 3_600);
@@ -24,18 +24,16 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
         }
         wrong_usage(&format!("the URL is missing: `larder source add {} URL`", new.kind));
     };
-    let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some() || new.hide_source;
-    let for_registries = !new.only.is_empty() || new.fresh.is_some() || new.prefix.is_some();
+    let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some();
+    let for_registries = !new.only.is_empty() || new.fresh.is_some() || new.prefix.is_some() || new.dists.is_some();
     if new.kind == GIT {
         if for_registries {
-            wrong_usage("--only, --fresh and --prefix are for other registries, and this is a Git repository");
+            wrong_usage("--only, --fresh, --prefix and --dists are for other registries, and this is a Git repository");
         }
         return git(desk, &new, &url).await;
     }
     if for_git {
-        wrong_usage(
-            "--every, --keep, --moved-tags and --hide-source are for Git repositories, and this is another registry",
-        );
+        wrong_usage("--every, --keep and --moved-tags are for Git repositories, and this is another registry");
     }
     upstream(desk, &new, &url).await
 }
@@ -71,17 +69,31 @@ async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
         only: new.only.clone(),
         fresh: new.fresh.unwrap_or(registry::FRESH),
         prefix: new.prefix.as_deref(),
+        dists: match new.dists {
+            Some(Dists::Upstream) => registry::Dists::Upstream,
+            Some(Dists::Here) | None => registry::Dists::Here,
+        },
+        show_source: if new.show_source { Some(true) } else { new.hide_source.then_some(false) },
     };
     let source = desk.house.sources.add_registry(&desk.actor, registry).await?;
     let takes_all = Upstream::read(source.clone())?.takes_every_name();
     say(desk, &source)?;
-    if takes_all && !desk.out.wants_json() {
-        desk.out.line(
-            "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some: remove it, and \
-             add it again with --only or --prefix.",
-        )?;
+    if !takes_all || desk.out.wants_json() {
+        return Ok(());
     }
-    Ok(())
+    let can_prefix = desk.house.sources.format(&source.kind).and_then(|format| format.proxied()?.prefix.then_some(()));
+    let note = if can_prefix.is_some() {
+        "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some: remove it, and add it \
+         again with --only or --prefix."
+            .to_owned()
+    } else {
+        format!(
+            "It is asked for every name that is not here yet. Keep your own from it: `larder reserve add {} 'acme/*'`, or \
+             remove it, and add it again with --only.",
+            source.kind
+        )
+    };
+    Ok(desk.out.line(note)?)
 }
 
 fn say(desk: &Desk, source: &Source) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `larder source`: list, show, remove. Adding is in [`super::add`], bringing in what is new in [`super::sync`].
+//! `larder source`: list, show, move, remove. Adding is in [`super::add`], bringing in what is new in [`super::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use larder_db::{
 use larder_jobs::{Entry, State};
 use larder_sources::{
     manage::GIT,
-    registry::Upstream,
+    registry::{self, Dists, Place, Upstream},
     settings::{GitSettings, MovedTagsWord},
     work::SYNC,
 };
@@ -23,7 +23,7 @@ use super::{
     webhook::{self, Webhook},
 };
 use crate::{
-    cli::SourceCommand,
+    cli::{MoveSource, SourceCommand},
     output::{Output, Table, counted, when, when_or},
 };
 
@@ -37,6 +37,14 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
         SourceCommand::Show { name } => show(desk, &name).await,
         SourceCommand::Sync { name: Some(name), accept_removals, .. } => sync::one(desk, &name, accept_removals).await,
         SourceCommand::Sync { name: None, .. } => sync::all(desk).await,
+        SourceCommand::Move(MoveSource { name, before, first, .. }) => {
+            let to = match (&before, first) {
+                (Some(other), _) => Place::Before(other),
+                (None, true) => Place::First,
+                (None, false) => Place::Last,
+            };
+            move_to(desk, &name, to).await
+        }
         SourceCommand::RotateWebhook { name } => webhook::rotate(desk, &name).await,
         SourceCommand::Remove { name } => {
             let source = desk.house.sources.remove(&desk.actor, &name).await?;
@@ -49,24 +57,51 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
     }
 }
 
+async fn move_to(desk: &Desk, name: &str, to: Place<'_>) -> Result<()> {
+    let order = desk.house.sources.move_registry(&desk.actor, name, to).await?;
+    let names: Vec<&str> = order.iter().map(|source| source.name.as_str()).collect();
+    let format = order.first().map_or("", |source| &source.kind);
+    let line = format!("{format} packages that are not here are asked for in this order: {}", names.join(", "));
+    Ok(desk.out.either(&json!({ "kind": format, "order": names }), line)?)
+}
+
+/// Gives each upstream its number among those of its format, and sorts them so, after all Git sources.
+fn numbered(mut sources: Vec<Source>) -> Vec<(Source, Option<usize>)> {
+    // Both sorts keep equals as they were: Git sources by name.
+    sources.sort_by_key(|source| if source.kind == GIT { None } else { Some(registry::place(source)) });
+    sources.sort_by_key(|source| if source.kind == GIT { String::new() } else { source.kind.clone() });
+    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+    let numbered = sources.into_iter().map(|source| {
+        let number = (source.kind != GIT).then(|| {
+            let number = numbers.entry(source.kind.clone()).or_default();
+            *number += 1;
+            *number
+        });
+        (source, number)
+    });
+    numbered.collect()
+}
+
 async fn list(desk: &Desk) -> Result<()> {
     let db = &desk.house.db;
-    let sources = sources::list(db).await?;
+    let sources = numbered(sources::list(db).await?);
     let mut documents = Vec::new();
-    let mut table = Table::new(["NAME", "KIND", "STATE", "PACKAGES", "CHANGED", "NEXT LOOK", "URL"]);
+    let mut table = Table::new(["NAME", "KIND", "ORDER", "STATE", "PACKAGES", "CHANGED", "NEXT LOOK", "URL"]);
     let mut troubled = 0;
-    for source in &sources {
+    for (source, order) in &sources {
         let packages = packages::of_source(db, source.id).await?.len();
         let recent = jobs::of_subject(db, SYNC, &source.id.to_string(), RECENT).await?;
         troubled += u64::from(source.problem.is_some());
         if desk.out.wants_json() {
             let mut document = describe(source, &recent);
             document["packages"] = packages.into();
+            document["order"] = (*order).into();
             documents.push(document);
         } else {
             table.row([
                 source.name.clone(),
                 source.kind.clone(),
+                order.map_or_else(|| "-".to_owned(), |number| number.to_string()),
                 state_of(source).to_owned(),
                 packages.to_string(),
                 when_or(source.synced_at, "never"),
@@ -149,7 +184,12 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
     if desk.out.wants_json() {
         return Ok(desk.out.document(&seen.document())?);
     }
-    if seen.source.kind == GIT { seen.print(desk.out, desk.house.host.now()) } else { seen.print_registry(desk.out) }
+    if seen.source.kind == GIT {
+        return seen.print(desk.out, desk.house.host.now());
+    }
+    let format = desk.house.sources.format(&seen.source.kind);
+    let links = format.and_then(|format| format.proxied()).is_some_and(|proxied| proxied.links);
+    seen.print_registry(desk.out, links)
 }
 
 /// All that is known of a source.
@@ -273,7 +313,7 @@ impl Seen {
         self.print_refs(out)
     }
 
-    fn print_registry(&self, out: Output) -> Result<()> {
+    fn print_registry(&self, out: Output, links: bool) -> Result<()> {
         let upstream = Upstream::read(self.source.clone())?;
         let only: Vec<_> = upstream.settings.only.iter().map(ToString::to_string).collect();
         out.line(format!("{}: {} ({})", self.source.name, self.source.url, self.source.kind))?;
@@ -282,6 +322,11 @@ impl Seen {
         out.line(format!("  only        {}", if only.is_empty() { "everything".to_owned() } else { only.join(" ") }))?;
         if let Some(prefix) = &upstream.settings.prefix {
             out.line(format!("  here        {prefix}/NAME"))?;
+        }
+        if links {
+            let from = if upstream.settings.dists == Dists::Here { "here" } else { "the registry itself" };
+            let shown = if upstream.shows_source() { "shown to" } else { "hidden from" };
+            out.line(format!("  clients     fetch files from {from}; where sources are is {shown} them"))?;
         }
         self.print_packages(out)
     }

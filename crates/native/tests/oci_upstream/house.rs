@@ -56,8 +56,8 @@ impl Format for Proxied {
         larder_oci::MANIFEST
     }
 
-    fn is_proxied(&self) -> bool {
-        true
+    fn proxied(&self) -> Option<larder_core::format::Proxied> {
+        Some(larder_core::format::Proxied { prefix: true, links: false })
     }
 
     fn compare(&self, a: &str, b: &str) -> Ordering {
@@ -115,8 +115,17 @@ impl House {
         let url = upstream.url();
         let only = only.iter().map(|pattern| pattern.parse().unwrap()).collect();
         let (credential, prefix) = (None, None);
-        let mut new =
-            NewRegistry { format: ID, url: &url, name: Some(name), credential, only, fresh: registry::FRESH, prefix };
+        let mut new = NewRegistry {
+            format: ID,
+            url: &url,
+            name: Some(name),
+            credential,
+            only,
+            fresh: registry::FRESH,
+            prefix,
+            dists: registry::Dists::Here,
+            show_source: None,
+        };
         change(&mut new);
         self.sources.add_registry(&Actor::command_line(), new).await.unwrap();
         self.room.on_change(&Change::Topic(registry::TOPIC.to_owned()));
