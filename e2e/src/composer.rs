@@ -44,12 +44,21 @@ impl Project {
     /// # Panics
     /// If there is no place for temporary files.
     pub fn new(composer: &Composer, server: &Server, token: &str) -> Self {
+        let project = Self::at(composer, &server.url());
+        project.log_in(server, token);
+        project
+    }
+
+    /// An empty one that takes packages from the registry at `url` alone, and shows nothing.
+    ///
+    /// # Panics
+    /// If there is no place for temporary files.
+    pub fn at(composer: &Composer, url: &str) -> Self {
         let folder = tempfile::tempdir().expect("a test needs a place for temporary files");
         let project = Self { composer: composer.clone(), folder };
         for below in ["project", "home", "cache"] {
             std::fs::create_dir(project.folder.path().join(below)).expect("a folder can be made");
         }
-        let url = server.url();
         project.write(
             "composer.json",
             &json!({
@@ -59,7 +68,6 @@ impl Project {
                 "require": {},
             }),
         );
-        project.log_in(server, token);
         project
     }
 

@@ -12,6 +12,7 @@ pub mod packages;
 pub mod program;
 pub mod server;
 pub mod stored;
+pub mod upstream;
 pub mod wait;
 pub mod wire;
 
@@ -22,6 +23,7 @@ pub use ground::Ground;
 pub use program::Ran;
 pub use server::{Options, Server};
 pub use stored::Stored;
+pub use upstream::Upstream;
 pub use wait::until;
 
 /// A variable of the environment in which the tests run, if it says something.

@@ -11,4 +11,5 @@ mod permissions;
 mod replicas;
 mod requests;
 mod sources;
+mod upstream_layouts;
 mod webhooks;
