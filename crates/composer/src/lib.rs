@@ -3,21 +3,25 @@
 //! Nothing outside this crate knows what Composer is, except the list of formats of the program. [`Composer`] is what the
 //! rest of the house sees of it; [`routes`] is what clients see.
 
+pub mod advisories;
 pub mod branch;
 pub mod constraint;
 pub mod dist;
 mod documents;
 pub mod entry;
 mod feed;
+pub mod filter;
 pub mod ingest;
 pub mod names;
 mod notify;
 pub mod offers;
+pub mod policy;
 pub mod render;
 pub mod routes;
 mod search;
 mod upstream;
 pub mod version;
+pub mod versions;
 
 use std::cmp::Ordering;
 

@@ -19,6 +19,7 @@ macro_rules! statements {
 }
 
 pub mod access;
+pub mod advisories;
 mod batch;
 pub mod blobs;
 pub mod changes;
@@ -58,6 +59,7 @@ pub use row::Cells;
 pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
     let families = [
         access::STATEMENTS,
+        advisories::STATEMENTS,
         blobs::STATEMENTS,
         changes::STATEMENTS,
         credentials::STATEMENTS,

@@ -11,6 +11,8 @@ statements! {
     REMOVE = "delete from policies where format = $1 and pattern = $2";
     EXISTS = "insert into guard (holds) select case when exists
         (select 1 from policies where format = $1 and pattern = $2) then 1 end";
+    RULES_ARE = "insert into guard (holds) select case when coalesce(
+        (select rules from policies where format = $1 and pattern = $2), '') = $3 then 1 end";
 }
 
 /// The topic under which changes of policies are told.
@@ -46,6 +48,11 @@ pub fn put(policy: &PolicyRow) -> Statement {
 /// Guard `policy exists`.
 pub fn exists(format: &str, pattern: &str) -> Statement {
     Statement::guard("policy exists", EXISTS, [format.into(), pattern.into()])
+}
+
+/// Guard `policy unchanged`: its rules are still these, or there still is none.
+pub fn rules_are(format: &str, pattern: &str, rules: Option<&str>) -> Statement {
+    Statement::guard("policy unchanged", RULES_ARE, [format.into(), pattern.into(), rules.unwrap_or_default().into()])
 }
 
 /// Takes a policy away; goes with [`exists`].

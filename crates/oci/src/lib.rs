@@ -33,6 +33,7 @@ use larder_core::{
     format::{Format, Proxied},
 };
 use larder_db::Db;
+use larder_sources::policies::Book;
 
 pub use routes::OciRoom;
 pub use token::Gate;
@@ -87,13 +88,13 @@ pub struct Registry {
     pub(crate) db: Db,
     pub(crate) blobs: Blobs,
     pub(crate) quotas: usage::Quotas,
-    pub(crate) remembered: policy::Remembered,
+    pub(crate) book: Book<policy::Rules>,
 }
 
 impl Registry {
     /// Over a database and the blobs that belong to it.
     pub fn new(db: Db, blobs: Blobs) -> Self {
-        Self { db, blobs, quotas: usage::Quotas::default(), remembered: policy::Remembered::default() }
+        Self { book: Book::new(db.clone()), db, blobs, quotas: usage::Quotas::default() }
     }
 
     pub(crate) fn host(&self) -> &Host {

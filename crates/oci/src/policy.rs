@@ -2,27 +2,17 @@
 //!
 //! Several patterns may name a repository. Each rule is taken from the longest pattern that says something about it.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use larder_core::{Error, Result, Time, pattern::Pattern};
-use larder_db::{
-    Batch, changes,
-    events::{self, Actor, Event},
-    policies::{self, PolicyRow},
-};
+use larder_core::{Error, Result, pattern::Pattern};
+use larder_db::events::Actor;
+use larder_sources::policies;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::{ID, Registry, usage};
 
 /// How long an untagged manifest is kept if no policy says otherwise, in days.
 pub const UNTAGGED_DAYS: u32 = 7;
-
-/// How long policies are remembered: a change by another process holds within a second.
-const FRESH: Duration = Duration::from_millis(900);
 
 /// The rules of a policy. What it does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -72,6 +62,23 @@ impl Rules {
         self.untagged_days.map_or(otherwise, days)
     }
 
+    /// Takes from `other` what this does not say.
+    fn or(self, other: &Self) -> Self {
+        Self {
+            immutable: self.immutable.or_else(|| other.immutable.clone()),
+            keep_last: self.keep_last.or(other.keep_last),
+            keep_days: self.keep_days.or(other.keep_days),
+            keep_tags: self.keep_tags.or_else(|| other.keep_tags.clone()),
+            untagged_days: self.untagged_days.or(other.untagged_days),
+            quota: self.quota.or(other.quota),
+            sparse: self.sparse.or(other.sparse),
+        }
+    }
+}
+
+impl policies::Rules for Rules {
+    const FORMAT: &'static str = ID;
+
     fn check(&self, pattern: &Pattern) -> Result<()> {
         if *self == Self::default() {
             return Err(Error::invalid(format!(
@@ -90,36 +97,16 @@ impl Rules {
         }
         Ok(())
     }
-
-    /// Takes from `other` what this does not say.
-    fn or(self, other: &Self) -> Self {
-        Self {
-            immutable: self.immutable.or_else(|| other.immutable.clone()),
-            keep_last: self.keep_last.or(other.keep_last),
-            keep_days: self.keep_days.or(other.keep_days),
-            keep_tags: self.keep_tags.or_else(|| other.keep_tags.clone()),
-            untagged_days: self.untagged_days.or(other.untagged_days),
-            quota: self.quota.or(other.quota),
-            sparse: self.sparse.or(other.sparse),
-        }
-    }
 }
 
-/// All policies, the longest pattern first.
+/// All policies, the longest pattern first. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Policies(Vec<(Pattern, Rules)>);
+pub struct Policies(Arc<policies::Policies<Rules>>);
 
 impl Policies {
-    fn sorted(mut all: Vec<(Pattern, Rules)>) -> Self {
-        let length = |pattern: &Pattern| std::cmp::Reverse(pattern.as_str().len());
-        all.sort_by(|(a, _), (b, _)| length(a).cmp(&length(b)).then_with(|| a.cmp(b)));
-        Self(all)
-    }
-
     /// The rules for a repository.
     pub fn of(&self, name: &str) -> Rules {
-        let matching = self.0.iter().filter(|(pattern, _)| pattern.matches(name));
-        matching.fold(Rules::default(), |rules, (_, other)| rules.or(other))
+        self.0.matching(name).fold(Rules::default(), |rules, (_, other)| rules.or(other))
     }
 
     /// The quota that counts for a repository, with the pattern for whose repositories it is together.
@@ -138,85 +125,19 @@ impl Policies {
 
 impl Registry {
     /// All policies, as they were within the last second.
-    pub async fn policies(&self) -> Result<Arc<Policies>> {
-        let now = self.host().now();
-        if let Some(policies) = self.remembered.get(now) {
-            return Ok(policies);
-        }
-        let mut found = Vec::new();
-        for row in policies::list(&self.db, ID).await? {
-            let rules = serde_json::from_str(&row.rules)
-                .map_err(|error| Error::internal("reading a policy", format!("{}: {error}", row.pattern)))?;
-            found.push((row.pattern.parse::<Pattern>()?, rules));
-        }
-        let policies = Arc::new(Policies::sorted(found));
-        self.remembered.set(Some((now, Arc::clone(&policies))));
-        Ok(policies)
+    pub async fn policies(&self) -> Result<Policies> {
+        Ok(Policies(self.book.all().await?))
     }
 
     /// Makes a policy, or replaces all rules of the one with this pattern.
     pub async fn set_policy(&self, actor: &Actor, pattern: &Pattern, rules: &Rules) -> Result<()> {
-        rules.check(pattern)?;
-        let host = self.host();
-        let text = json!(rules);
-        let row = PolicyRow {
-            id: host.new_id(),
-            format: ID.to_owned(),
-            pattern: pattern.to_string(),
-            rules: text.to_string(),
-            created_at: host.now(),
-        };
-        let event = Event::new(actor, "policy.set", subject(pattern)).with(text);
-        let batch = Batch::new()
-            .with(policies::put(&row))
-            .with(events::record(host, &event))
-            .with(changes::notify(host, policies::TOPIC));
-        self.db.commit(batch).await?;
-        self.remembered.set(None);
-        Ok(())
+        self.book.set(actor, pattern, rules).await
     }
 
     /// Takes a policy away, and gives the rules that it had.
     pub async fn remove_policy(&self, actor: &Actor, pattern: &Pattern) -> Result<Rules> {
-        let policies = self.policies().await?;
-        let rules = policies.iter().find(|(known, _)| known == pattern).map(|(_, rules)| rules.clone());
-        let rules = rules.ok_or_else(|| {
-            Error::not_found(format!("there is no policy for `{pattern}`: `larder oci policy list` shows all"))
-        })?;
-        let host = self.host();
-        let event = Event::new(actor, "policy.remove", subject(pattern)).with(json!(rules));
-        let batch = Batch::new()
-            .with(policies::exists(ID, pattern.as_str()))
-            .with(policies::remove(ID, pattern.as_str()))
-            .with(events::record(host, &event))
-            .with(changes::notify(host, policies::TOPIC));
-        self.db.commit(batch).await?;
-        self.remembered.set(None);
-        Ok(rules)
+        self.book.remove(actor, pattern).await
     }
-}
-
-/// The policies that were last read, because every push asks for them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Remembered(Arc<Mutex<Option<Read>>>);
-
-/// When they were read, and what they were.
-type Read = (Time, Arc<Policies>);
-
-impl Remembered {
-    fn get(&self, now: Time) -> Option<Arc<Policies>> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| now.since(*at) < FRESH).map(|(_, policies)| Arc::clone(policies))
-    }
-
-    fn set(&self, policies: Option<Read>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = policies;
-    }
-}
-
-/// The thing of an event about a policy.
-fn subject(pattern: &Pattern) -> String {
-    format!("policy:{ID}:{pattern}")
 }
 
 /// A number of days as a length of time.
@@ -226,11 +147,13 @@ pub(crate) fn days(count: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use larder_sources::policies::Rules as _;
+
     use super::*;
 
     fn policies(all: &[(&str, &str)]) -> Policies {
         let parse = |(pattern, rules): &(&str, &str)| (pattern.parse().unwrap(), serde_json::from_str(rules).unwrap());
-        Policies::sorted(all.iter().map(parse).collect())
+        Policies(Arc::new(policies::Policies::sorted(all.iter().map(parse).collect())))
     }
 
     #[test]

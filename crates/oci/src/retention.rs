@@ -5,7 +5,7 @@
 //! It runs at any time and beside everything else: each thing goes in a batch of its own, under the guard that nothing has
 //! come to need it, and one that cannot go does not keep the others.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
 use larder_core::{Digest, Error, Result, Time};
@@ -135,7 +135,7 @@ struct Sweep<'a> {
 /// Decides about each thing, and takes it away.
 struct Judge<'a> {
     registry: &'a Registry,
-    policies: Arc<Policies>,
+    policies: Policies,
     untagged: Duration,
     now: Time,
 }

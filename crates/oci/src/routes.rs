@@ -58,6 +58,7 @@ impl OciRoom {
 
     /// Forgets what a change makes stale.
     pub fn on_change(&self, change: &Change) {
+        self.registry.book.on_change(change);
         if let Some(proxy) = &self.proxy {
             proxy.on_change(change);
         }

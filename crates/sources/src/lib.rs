@@ -13,6 +13,7 @@ pub mod git;
 pub mod manage;
 pub mod packages;
 pub mod plan;
+pub mod policies;
 pub mod registry;
 pub mod settings;
 pub mod sync;
