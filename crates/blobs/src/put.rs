@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::join;
 use larder_core::{
-    Digest, Error, Kind, Result,
+    Digest, Error, Kind, Result, Time,
     digest::{Algorithm, Hasher, Sha1, hex},
 };
 use larder_db::{
@@ -85,6 +85,11 @@ impl Writer {
         self.size
     }
 
+    /// The SHA-1 in hex of what was written so far, if it is wanted.
+    pub fn sha1(&self) -> Option<String> {
+        self.sha1.clone().map(Sha1::finish)
+    }
+
     /// Makes the bytes a blob: durable, with a row, and safe from collection for a lease.
     pub async fn finish(self) -> Result<StoredBlob> {
         self.finish_expecting(None, None).await
@@ -148,6 +153,28 @@ impl Blobs {
     /// written, if there is no such blob.
     pub async fn lease(&self, digest: &Digest, extra: Vec<Statement>) -> Result<bool> {
         self.reuse(digest, &Landing { claim: None, extra: &extra }, None).await
+    }
+
+    /// Takes a blob away at once that was put as `stored` at or after `since` and is not wanted after all. It stays, for `gc`
+    /// to decide, if it was here before, or if somebody else has put it, leased it, or let an artifact refer to it.
+    pub async fn take_back(&self, stored: &StoredBlob, since: Time) -> Result<bool> {
+        let Some(row) = self.stat(&stored.digest).await? else { return Ok(false) };
+        // A lease that was renewed ends later than the first.
+        if row.created_at < since || row.lease_until != row.created_at.plus(self.times.lease) {
+            return Ok(false);
+        }
+        let batch = Batch::new()
+            .with(blobs::is_untouched(&row))
+            .with(uploads::discard_blob(&row.digest, None, self.inner.host.now()))
+            .with(blobs::remove(&row.digest));
+        match self.commit_and_take_out(batch, &[]).await {
+            Ok(()) => {
+                self.inner.hot.forget(&row.digest);
+                Ok(true)
+            }
+            Err(error) if error.is_guard("blob_is_untouched") => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether there is such a blob, and its bytes are there. A row whose bytes are not is marked, so that they come again.

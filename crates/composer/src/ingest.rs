@@ -1,4 +1,4 @@
-//! From one ref of a Git repository to a release: what Composer's own VCS repository would make of it.
+//! From one ref of a Git repository, or from an upload, to a release: what Composer's own VCS repository would make of it.
 //!
 //! A client stops at the first thing that it cannot parse, and then loads nothing of the whole file. So everything that
 //! a client parses is parsed here first, and a ref with something wrong is skipped with its reason.
@@ -92,7 +92,46 @@ impl Shape {
 
 /// Makes a release of `snapshot`, or says why not.
 pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
-    let manifest = manifest(snapshot)?;
+    let bytes = snapshot
+        .manifests
+        .iter()
+        .find_map(|(name, bytes)| (name == MANIFEST).then_some(bytes))
+        .ok_or_else(|| Skipped::because(format!("it has no {MANIFEST}")))?;
+    let manifest = object(bytes)?;
+    let default_branch = snapshot.kind == RefKind::Branch && snapshot.default_branch;
+    release(&manifest, default_branch, || version(snapshot.kind, snapshot.name, &manifest))
+}
+
+/// Makes a release of the manifest of an upload: of the version that it declares, or of one that is given as the name of a
+/// tag, or as that of a development version (`dev-main`, `2.x-dev`), which moves.
+pub fn take_upload(manifest: &[u8], given: Option<&str>) -> Result<Release, Skipped> {
+    let manifest = object(manifest)?;
+    let declared = declared(&manifest);
+    release(&manifest, false, || {
+        let name = given.or(declared.as_deref()).ok_or_else(|| {
+            Skipped::because(format!(
+                "nobody says which version it is: give one, or write \"version\" into its {MANIFEST}"
+            ))
+        })?;
+        match branch_of(name) {
+            Some(branch) => version(RefKind::Branch, branch, &manifest),
+            None => version(RefKind::Tag, name, &manifest),
+        }
+    })
+}
+
+/// The branch that a development version stands for: `main` for `dev-main`, `2.x` for `2.x-dev`. `2.0.0-dev` is neither that of
+/// a branch nor that of a release.
+fn branch_of(version: &str) -> Option<&str> {
+    let of_numbers = || version.strip_suffix("-dev").filter(|numbers| numbers.ends_with(['x', 'X', '*']));
+    version.strip_prefix("dev-").filter(|name| !name.is_empty()).or_else(of_numbers)
+}
+
+fn release(
+    manifest: &Map<String, Value>,
+    default_branch: bool,
+    version: impl FnOnce() -> Result<(Version, bool), Skipped>,
+) -> Result<Release, Skipped> {
     let name = manifest
         .get("name")
         .and_then(Value::as_str)
@@ -116,16 +155,16 @@ pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
         }
     }
     check_binaries(&metadata)?;
-    let (version, moves) = version(snapshot, &manifest)?;
+    let (version, moves) = version()?;
     metadata.insert("version".to_owned(), version.pretty().into());
     metadata.insert("version_normalized".to_owned(), version.normalized().into());
-    if snapshot.kind == RefKind::Branch && snapshot.default_branch {
+    if default_branch {
         metadata.insert("default-branch".to_owned(), true.into());
     }
     Ok(Release {
         package,
         summary: summary(&metadata),
-        describes: snapshot.kind == RefKind::Branch && snapshot.default_branch,
+        describes: default_branch,
         stable: !moves && version.stability() == Stability::Stable,
         display: version.pretty().to_owned(),
         pointer: moves.then(|| version.normalized().to_owned()),
@@ -136,12 +175,7 @@ pub fn take_in(snapshot: &Snapshot<'_>) -> Result<Release, Skipped> {
 }
 
 /// The manifest as an object. `serde_json` refuses more than 128 levels and everything that is not UTF-8.
-fn manifest(snapshot: &Snapshot<'_>) -> Result<Map<String, Value>, Skipped> {
-    let bytes = snapshot
-        .manifests
-        .iter()
-        .find_map(|(name, bytes)| (name == MANIFEST).then_some(bytes))
-        .ok_or_else(|| Skipped::because(format!("it has no {MANIFEST}")))?;
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Skipped> {
     // Composer's own parser accepts a byte order mark no more than this one does, but editors write it.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match serde_json::from_slice(text) {
@@ -203,17 +237,20 @@ fn summary(metadata: &Map<String, Value>) -> String {
     Value::Object(["description", "type", "abandoned"].into_iter().filter_map(part).collect()).to_string()
 }
 
-/// The version of a tag, which stays, or of a branch, which moves: `true`.
-fn version(snapshot: &Snapshot<'_>, manifest: &Map<String, Value>) -> Result<(Version, bool), Skipped> {
-    // Composer casts what is not a text; PHP writes 1.0 as 1.
-    let declared = manifest.get("version").and_then(|version| match version {
+/// The version that a manifest declares. Composer casts what is not a text; PHP writes 1.0 as 1.
+fn declared(manifest: &Map<String, Value>) -> Option<String> {
+    match manifest.get("version")? {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => number.as_f64().map(|number| number.to_string()),
         _ => None,
-    });
-    let (version, moves) = match snapshot.kind {
-        RefKind::Tag => (branch::version_of_tag(snapshot.name, declared.as_deref()), false),
-        RefKind::Branch => (branch::version_of_branch(snapshot.name), true),
+    }
+}
+
+/// The version of a tag, which stays, or of a branch, which moves: `true`.
+fn version(kind: RefKind, name: &str, manifest: &Map<String, Value>) -> Result<(Version, bool), Skipped> {
+    let (version, moves) = match kind {
+        RefKind::Tag => (branch::version_of_tag(name, declared(manifest).as_deref()), false),
+        RefKind::Branch => (branch::version_of_branch(name), true),
     };
     version.map(|version| (version, moves)).map_err(|skip| Skipped::because(skip.to_string()))
 }

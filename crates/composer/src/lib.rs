@@ -4,6 +4,7 @@
 //! rest of the house sees of it; [`routes`] is what clients see.
 
 pub mod advisories;
+mod archive;
 pub mod branch;
 pub mod constraint;
 pub mod dist;
@@ -16,6 +17,7 @@ pub mod names;
 mod notify;
 pub mod offers;
 pub mod policy;
+pub mod publish;
 pub mod render;
 pub mod routes;
 mod search;

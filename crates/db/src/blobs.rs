@@ -48,6 +48,9 @@ statements! {
         not exists (select 1 from blobs where digest = $1 and state = 'live')) then 1 end";
     IS_AT = "insert into guard (holds) select case when (
         exists (select 1 from blobs where digest = $1 and location = $2 and state = $3)) then 1 end";
+    IS_UNTOUCHED = "insert into guard (holds) select case when (
+        exists (select 1 from blobs where digest = $1 and location = $2 and created_at = $3 and lease_until = $4)
+        and not exists (select 1 from artifacts where digest = $1)) then 1 end";
     IS_UNUSED = "insert into guard (holds) select case when (
         exists (select 1 from blobs where digest = $1 and location = $2 and lease_until < $3)
         and not exists (select 1 from artifacts where digest = $1)) then 1 end";
@@ -227,6 +230,13 @@ pub fn is_at(digest: &Digest, location: &str, state: State) -> Statement {
 /// Guard `blob_is_unused`: no artifact refers to it, its lease was over before `now`, and its bytes are at this location.
 pub fn is_unused(digest: &Digest, location: &str, now: Time) -> Statement {
     Statement::guard("blob_is_unused", IS_UNUSED, [(*digest).into(), location.into(), now.into()])
+}
+
+/// Guard `blob_is_untouched`: no artifact refers to it, and since `row` was read nobody has put it again or leased it.
+pub fn is_untouched(row: &BlobRow) -> Statement {
+    let BlobRow { digest, location, created_at, lease_until, .. } = row;
+    let values = [(*digest).into(), location.into(), (*created_at).into(), (*lease_until).into()];
+    Statement::guard("blob_is_untouched", IS_UNTOUCHED, values)
 }
 
 fn start(after: Option<&Digest>) -> Value {

@@ -49,6 +49,9 @@ statements! {
         from versions v left join artifacts a on a.version_id = v.id and a.name = $2 where v.id = $1";
     ORIGIN = "select p.id, p.format, p.name, p.source_id, p.summary, p.created_at, p.changed_at
         from packages p join versions v on v.package_id = p.id where v.id = $1";
+    VERSION_FREE = "insert into guard (holds) select case when not exists
+        (select 1 from versions where package_id = $1 and version = $2) then 1 end";
+    METADATA_OF_PACKAGE = "select cast(coalesce(sum(length(metadata)), 0) as bigint) from versions where package_id = $1";
     INSERT_VERSION = "insert into versions
         (id, package_id, version, display, reference, stable, listed, origin, folder, released_at, metadata, created_at)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
@@ -323,6 +326,17 @@ pub async fn version_with_package(db: &Db, id: Id, artifact: &str) -> Result<Opt
 pub async fn metadata_of_source(db: &Db, source: Id) -> Result<u64> {
     let row = db.read_one(Statement::read(METADATA_OF_SOURCE, [source.into()])).await?;
     row.map_or(Ok(0), |row| row.cells().count())
+}
+
+/// How many characters of metadata all versions of a package have together.
+pub async fn metadata_of_package(db: &Db, package: Id) -> Result<u64> {
+    let row = db.read_one(Statement::read(METADATA_OF_PACKAGE, [package.into()])).await?;
+    row.map_or(Ok(0), |row| row.cells().count())
+}
+
+/// Guard `version is free`: the package has none of this normal form, whatever it is made from.
+pub fn version_free(package: Id, version: &str) -> Statement {
+    Statement::guard("version is free", VERSION_FREE, [package.into(), version.into()])
 }
 
 /// What a sync needs to know of a version that is here already.
