@@ -3,7 +3,14 @@
 //!
 //! `composer/metadata-minifier` is here too: the versions of a document as differences, each from the one before it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    fmt,
+    sync::Arc,
+};
 
 use larder_core::{Error, Result};
 use serde::{
@@ -14,7 +21,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// How a minified document says that a field of the version before is not there any more.
-const UNSET: &str = "\"__unset\"";
+pub(crate) const UNSET: &str = "\"__unset\"";
 
 /// A JSON value, as the text that it came as. Cloning counts a reference.
 #[derive(Clone)]
@@ -132,8 +139,17 @@ impl<'de> Deserialize<'de> for Entry {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
                 let mut entry = Entry::default();
+                // Others write them: what they repeat a million times is looked for in one step each.
+                let mut places: HashMap<Arc<str>, usize> = HashMap::new();
                 while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                    entry.put(name.into(), Raw(value.into()));
+                    let value = Raw(value.into());
+                    match places.entry(name.into()) {
+                        Occupied(there) => entry.0[*there.get()].1 = value,
+                        Vacant(free) => {
+                            entry.0.push((Arc::clone(free.key()), value));
+                            free.insert(entry.0.len() - 1);
+                        }
+                    }
                 }
                 Ok(entry)
             }

@@ -1,7 +1,11 @@
 //! Packages of other registries: who asks upstreams for what, and what is kept of their answers.
 
+mod address;
+mod ask;
 mod client;
+mod package;
 mod root;
+mod whole;
 
 use larder_core::{Error, Kind};
 

@@ -17,6 +17,7 @@ pub mod policies;
 pub mod registry;
 pub mod settings;
 pub mod sync;
+pub mod turns;
 pub mod url;
 pub mod vault;
 pub mod webhooks;

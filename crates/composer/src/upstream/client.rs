@@ -1,26 +1,89 @@
-//! Speaking to one upstream: where things are, who may have them, and what its answers mean.
+//! One upstream, as the rest of the room asks it: its root, its packages, its files, what has changed, and what is known
+//! to be wrong with versions. All layouts give the same documents here.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use larder_core::{Kind, Time};
-use larder_db::Db;
-use larder_sources::{
-    fetch::{Fetch, FetchResponse},
-    registry::Upstream,
-    vault::Vault,
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use super::{Failure, root::Root};
+use bytes::Bytes;
+use http::StatusCode;
+use larder_core::{Kind, Time};
+use larder_db::{
+    Batch, Db,
+    upstream_checks::{self, Check},
+    upstream_documents as documents,
+};
+use larder_sources::{
+    fetch::{self, Fetch, FetchResponse},
+    flight::Flights,
+    registry::Upstream,
+    turns::Turn,
+    vault::Vault,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::{
+    Failure,
+    address::Place,
+    ask::{Asked, Asker, PACKAGE, ROOT},
+    package::{self, Wrong},
+    root::{Layout, Root},
+    whole::{self, Sum},
+};
+
+/// How long somebody waits for a newer root before the one that is here is good enough, and how long an upstream whose
+/// root cannot be had is not asked for it again.
+const PATIENCE: Duration = Duration::from_secs(5);
+const TROUBLED: Duration = Duration::from_secs(5);
+
+/// How long a file that holds both halves of a package serves both without being asked for again.
+const BOTH_HALVES: Duration = Duration::from_secs(10);
+
+/// Files above this are taken apart off the threads that answer requests.
+const LARGE: usize = 256 * 1024;
+
+/// The largest list of changes, and the most changes in one.
+const CHANGES: u64 = 32 * 1024 * 1024;
+const MOST_CHANGES: usize = 200_000;
+
+/// The subjects of packages whose files hold both halves.
+const MIXED: &str = "mixed:";
 
 /// One upstream. Cheap to clone; clones share what is known and what is under way.
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) upstream: Arc<Upstream>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    asker: Arc<Asker>,
+    place: Place,
+    state: Mutex<State>,
+    roots: Flights<Arc<Root>, Failure>,
+    files: Flights<(), Failure>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Option<Known>,
+    /// Until when the root is not asked for again, and why.
+    trouble: Option<(Time, Failure)>,
+}
+
+/// The root as it was last told.
+#[derive(Clone)]
+struct Known {
+    root: Arc<Root>,
+    validator: String,
+    checked_at: Time,
 }
 
 /// What became of asking for a package.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// What is known is still true.
     Same,
@@ -36,7 +99,7 @@ pub(super) enum Told {
 }
 
 /// What has changed upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Changes {
     /// What to ask with next time.
     pub(super) timestamp: String,
@@ -57,51 +120,347 @@ pub(super) struct Change {
     pub(super) deleted: bool,
 }
 
-/// A turn to fetch a dist, until it is dropped.
-pub(super) struct Turn;
-
 impl Client {
-    pub(super) fn new(upstream: Upstream, _db: Db, _vault: Vault, _fetch: Arc<dyn Fetch>, _allow_local: bool) -> Self {
-        Self { upstream: Arc::new(upstream) }
+    pub(super) fn new(upstream: Upstream, db: Db, vault: Vault, fetch: Arc<dyn Fetch>, allow_local: bool) -> Self {
+        let place = Place::new(&upstream.url, allow_local);
+        let upstream = Arc::new(upstream);
+        let asker = Arc::new(Asker::new(Arc::clone(&upstream), db, vault, fetch));
+        let (state, roots, files) = (Mutex::default(), Flights::default(), Flights::default());
+        Self { upstream, inner: Arc::new(Inner { asker, place, state, roots, files }) }
     }
 
     /// Its host, for people.
     pub(super) fn host(&self) -> String {
-        larder_sources::fetch::origin(&self.upstream.url)
+        fetch::origin(&self.upstream.url)
     }
 
     /// What it says of itself, at most as old as the source's freshness, or older if it cannot be asked.
     pub(super) async fn root(&self) -> Result<Arc<Root>, Failure> {
-        Err(not_yet())
+        let inner = &self.inner;
+        if let Some(root) = inner.fresh_enough()? {
+            return Ok(root);
+        }
+        let old = inner.state().known.as_ref().map(|known| Arc::clone(&known.root));
+        let host = inner.asker.db.host();
+        let flight = inner.roots.join(host, "root", || refresh(Arc::clone(inner)));
+        match old {
+            None => flight.await,
+            Some(old) => host.within(PATIENCE, flight).await.unwrap_or(Ok(old)),
+        }
     }
 
-    /// A package's tagged versions, or its branches. `known` is the validator of what is here.
-    pub(super) async fn package(&self, _name: &str, _dev: bool, _known: Option<&str>) -> Result<Told, Failure> {
-        Err(not_yet())
+    /// A package's tagged versions, or its branches. `known` is the validator of what is here. `name` is in small letters.
+    ///
+    /// An upstream with `metadata-url` tells what stands in the file that was asked for, whatever that is; all others are
+    /// split here.
+    pub(super) async fn package(&self, name: &str, dev: bool, known: Option<&str>) -> Result<Told, Failure> {
+        let root = self.root().await?;
+        if root.offers(name) == Some(false) {
+            return Ok(Told::Absent);
+        }
+        if root.is_inline(name) {
+            return self.inner.half(whole::INLINE, name, dev, known).await;
+        }
+        let outcome = match &root.layout {
+            Layout::Files(template) => return self.inner.file(template, name, dev, known).await,
+            Layout::Whole => return Ok(Told::Absent),
+            Layout::Lazy(template) => self.mixed(template.clone(), name, None).await,
+            Layout::Hashed(template) => {
+                let Some(hash) = root.hash(name) else { return Ok(Told::Absent) };
+                self.mixed(template.clone(), name, Some(hash)).await
+            }
+        };
+        match outcome {
+            Ok(()) => self.inner.half(MIXED, name, dev, known).await,
+            Err(Failure::Absent) => Ok(Told::Absent),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Begins the download of a dist of at most `most` bytes. `url` is one of [`Root::dist_addresses`].
-    pub(super) async fn dist(&self, _url: &str, _most: u64) -> Result<FetchResponse, Failure> {
-        Err(not_yet())
+    pub(super) async fn dist(&self, url: &str, most: u64) -> Result<FetchResponse, Failure> {
+        let url = self.inner.place.resolve(url)?;
+        self.inner.asker.file(&url, most).await
     }
 
     /// What has changed since a timestamp that it gave. Without one: the timestamp to begin with. `Absent` if it does
     /// not tell changes.
-    pub(super) async fn changes(&self, _since: Option<&str>) -> Result<Changes, Failure> {
-        Err(not_yet())
+    pub(super) async fn changes(&self, since: Option<&str>) -> Result<Changes, Failure> {
+        let mut url = self.root().await?.changes.clone().ok_or(Failure::Absent)?;
+        // Asked without one, packagist.org says with a 400 what to begin with.
+        let also = since.is_none().then_some(StatusCode::BAD_REQUEST);
+        if let Some(since) = since {
+            url.query_pairs_mut().append_pair("since", since);
+        }
+        let bytes = self.inner.asked(&url, CHANGES, also).await?;
+        changes_from(&bytes).map_err(|wrong| self.inner.asker.wrong(&url, &bytes, &wrong))
     }
 
     /// All advisories that changed since then, as `{"advisories":{…}}`. No names are sent. `Absent` if it has none.
-    pub(super) async fn advisories(&self, _since: Time) -> Result<Bytes, Failure> {
-        Err(not_yet())
+    pub(super) async fn advisories(&self, since: Time) -> Result<Bytes, Failure> {
+        let mut url = self.root().await?.advisories.clone().ok_or(Failure::Absent)?;
+        url.query_pairs_mut().append_pair("updatedSince", &since.seconds().max(0).to_string());
+        let bytes = self.inner.asked(&url, ROOT, None).await?;
+        match serde_json::from_slice::<Advisories<'_>>(&bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(self.inner.asker.wrong(&url, &bytes, &error.into())),
+        }
     }
 
     /// Waits for its turn to fetch a dist; others wait until what this gives is dropped.
     pub(super) async fn turn(&self) -> Result<Turn, Failure> {
-        Err(not_yet())
+        self.inner.asker.dist_turn().await
+    }
+
+    /// Has a file that holds both halves of a package here, and as fresh as it should be.
+    async fn mixed(&self, template: String, name: &str, hash: Option<String>) -> Result<(), Failure> {
+        let inner = Arc::clone(&self.inner);
+        let host = self.inner.asker.db.host();
+        let package = name.to_owned();
+        self.inner.files.join(host, name, || async move { inner.mixed(&template, &package, hash).await }).await
     }
 }
 
-fn not_yet() -> Failure {
-    Failure::Failed(Kind::Internal, "not yet".into())
+/// Has the root here, and as fresh as it should be; or an old one, if the upstream cannot be asked.
+async fn refresh(inner: Arc<Inner>) -> Result<Arc<Root>, Failure> {
+    // Another flight may have landed meanwhile.
+    if let Some(root) = inner.fresh_enough()? {
+        return Ok(root);
+    }
+    inner.look().await?;
+    if let Some(root) = inner.fresh_enough()? {
+        return Ok(root);
+    }
+    let before = inner.state().known.clone();
+    let validator = before.as_ref().map(|known| known.validator.as_str());
+    let now = inner.now();
+    match whole::bring(&inner.asker, &inner.place, validator).await {
+        Ok(brought) => {
+            let known = match (brought, before) {
+                (Some((root, validator)), _) => Known { root: Arc::new(root), validator, checked_at: now },
+                (None, Some(before)) => {
+                    let check = Check { checked_at: now, validator: before.validator.clone() };
+                    inner
+                        .commit(Batch::new().with(upstream_checks::put(inner.source(), whole::ROOT_SUBJECT, &check)))
+                        .await?;
+                    Known { checked_at: now, ..before }
+                }
+                (None, None) => {
+                    return Err(Failure::Failed(Kind::Internal, "there is nothing to be the same as".into()));
+                }
+            };
+            let root = Arc::clone(&known.root);
+            *inner.state() = State { known: Some(known), trouble: None };
+            Ok(root)
+        }
+        Err(failure) => {
+            inner.state().trouble = Some((inner.now().plus(TROUBLED), failure.clone()));
+            before.map(|known| known.root).ok_or(failure)
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Time {
+        self.asker.db.host().now()
+    }
+
+    fn source(&self) -> larder_core::Id {
+        self.asker.upstream.id()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), Failure> {
+        self.asker.db.commit(batch).await.map(drop).map_err(|error| larder_core::Error::from(error).into())
+    }
+
+    /// The root in memory, if it is fresh, or if the upstream is to be left alone.
+    fn fresh_enough(&self) -> Result<Option<Arc<Root>>, Failure> {
+        let state = self.state();
+        let now = self.now();
+        let known = state.known.as_ref();
+        if let Some(known) = known.filter(|known| now.since(known.checked_at) < self.asker.upstream.source.every) {
+            return Ok(Some(Arc::clone(&known.root)));
+        }
+        match (&state.trouble, known) {
+            (Some((until, _)), Some(known)) if *until > now => Ok(Some(Arc::clone(&known.root))),
+            (Some((until, failure)), None) if *until > now => Err(failure.clone()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes over what is kept, which another replica may have brought.
+    async fn look(&self) -> Result<(), Failure> {
+        let check = upstream_checks::find(&self.asker.db, self.source(), whole::ROOT_SUBJECT).await?;
+        let checked_at = check.as_ref().map_or(Time::from_micros(0), |check| check.checked_at);
+        {
+            let mut state = self.state();
+            if let Some(known) = &mut state.known
+                && check.as_ref().is_none_or(|check| check.validator == known.validator)
+            {
+                known.checked_at = checked_at;
+                return Ok(());
+            }
+        }
+        if let Some((root, validator)) = whole::kept(&self.asker, &self.place).await? {
+            self.state().known = Some(Known { root: Arc::new(root), validator, checked_at });
+        }
+        Ok(())
+    }
+
+    /// A half of a package that is kept here.
+    async fn half(&self, prefix: &str, name: &str, dev: bool, known: Option<&str>) -> Result<Told, Failure> {
+        let (db, subject) = (&self.asker.db, whole::half(prefix, name, dev));
+        if let Some(known) = known {
+            let kept = documents::look(db, self.source(), &subject).await?;
+            if kept.is_some_and(|(validator, _)| validator == known) {
+                return Ok(Told::Same);
+            }
+        }
+        let Some(document) = documents::find(db, self.source(), &subject).await? else { return Ok(Told::Absent) };
+        Ok(Told::Versions { document: document.content()?.into(), validator: document.validator })
+    }
+
+    /// A half of a package that has a file of its own upstream.
+    async fn file(&self, template: &str, name: &str, dev: bool, known: Option<&str>) -> Result<Told, Failure> {
+        let file = if dev { format!("{name}~dev") } else { name.to_owned() };
+        let url = self.place.package(template, &file, None)?;
+        let (bytes, validator) = match self.asker.document(&url, PACKAGE, known).await {
+            Ok(Asked::Same) => return Ok(Told::Same),
+            Ok(Asked::Document { bytes, validator }) => (bytes, validator),
+            Err(Failure::Absent) => return Ok(Told::Absent),
+            Err(failure) => return Err(failure),
+        };
+        let name = name.to_owned();
+        let document = self.read(&url, bytes, move |bytes| package::from_file(bytes, &name)).await?;
+        Ok(document.map_or(Told::Absent, |document| Told::Versions { document: document.into(), validator }))
+    }
+
+    /// Asks for a file that holds both halves of a package, unless the one that is here will do, and keeps the halves.
+    async fn mixed(&self, template: &str, name: &str, hash: Option<String>) -> Result<(), Failure> {
+        let subject = format!("{MIXED}{name}");
+        let check = upstream_checks::find(&self.asker.db, self.source(), &subject).await?;
+        let fresh = BOTH_HALVES.min(self.asker.upstream.source.every);
+        match (&check, &hash) {
+            (Some(check), Some(hash)) if check.validator == *hash => return Ok(()),
+            (Some(check), None) if self.now().since(check.checked_at) < fresh => return Ok(()),
+            _ => {}
+        }
+        let url = self.place.package(template, name, hash.as_deref())?;
+        let known = check.as_ref().filter(|_| hash.is_none()).map(|check| check.validator.as_str());
+        let now = self.now();
+        let asked = match (self.asker.document(&url, PACKAGE, known).await, &hash) {
+            (Err(failure), Some(_)) => return Err(self.gone(failure, &url)),
+            (Err(Failure::Absent), None) => None,
+            (asked, _) => Some(asked?),
+        };
+        let (halves, validator) = match asked {
+            Some(Asked::Same) => {
+                let check =
+                    Check { checked_at: now, ..check.unwrap_or(Check { checked_at: now, validator: String::new() }) };
+                return self.commit(Batch::new().with(upstream_checks::put(self.source(), &subject, &check))).await;
+            }
+            Some(Asked::Document { bytes, validator }) => {
+                if let Some(hash) = &hash {
+                    whole::check(&self.asker, &url, &bytes, hash, Sum::Sha256)?;
+                }
+                let name = name.to_owned();
+                let halves = self.read(&url, bytes, move |bytes| package::from_mixed(bytes, &name)).await?;
+                (halves, hash.unwrap_or(validator))
+            }
+            None => (package::Halves::default(), String::new()),
+        };
+        let mut batch = Batch::new();
+        for (dev, content) in [(false, &halves.tagged), (true, &halves.branches)] {
+            let subject = whole::half(MIXED, name, dev);
+            let kept = documents::look(&self.asker.db, self.source(), &subject).await?.map(|(validator, _)| validator);
+            let statement = whole::keep(&self.asker, &subject, content.as_deref(), kept.as_deref(), now);
+            statement.into_iter().for_each(|statement| drop(batch.push(statement)));
+        }
+        let check = Check { checked_at: now, validator };
+        self.commit(batch.with(upstream_checks::put(self.source(), &subject, &check))).await
+    }
+
+    /// A file that the root announces is not there: the root is asked again with the next question.
+    fn gone(&self, failure: Failure, url: &Url) -> Failure {
+        if matches!(failure, Failure::Absent) {
+            if let Some(known) = &mut self.state().known {
+                known.checked_at = Time::from_micros(0);
+            }
+            return self.asker.told(whole::listed_but_gone(failure, url));
+        }
+        failure
+    }
+
+    /// A document that is never the same.
+    async fn asked(&self, url: &Url, most: u64, also: Option<StatusCode>) -> Result<Bytes, Failure> {
+        match self.asker.document_or(url, most, None, also).await? {
+            Asked::Document { bytes, .. } => Ok(bytes),
+            Asked::Same => Err(Failure::Failed(Kind::Internal, "there is nothing to be the same as".into())),
+        }
+    }
+
+    /// Takes a document apart, a large one off the threads that answer requests.
+    async fn read<T: Send + 'static>(
+        &self,
+        url: &Url,
+        bytes: Bytes,
+        read: impl FnOnce(&[u8]) -> Result<T, Wrong> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let outcome = if bytes.len() < LARGE {
+            read(&bytes)
+        } else {
+            let bytes = bytes.clone();
+            self.asker.db.host().heavy(async move { Ok(read(&bytes)) }).await?
+        };
+        outcome.map_err(|wrong| self.asker.wrong(url, &bytes, &wrong))
+    }
+}
+
+/// An answer about advisories.
+#[derive(Deserialize)]
+struct Advisories<'a> {
+    #[serde(borrow, rename = "advisories")]
+    _advisories: &'a RawValue,
+}
+
+/// Reads an answer about changes.
+fn changes_from(bytes: &[u8]) -> Result<Changes, Wrong> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        timestamp: &'a RawValue,
+        #[serde(default, borrow)]
+        actions: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Action {
+        #[serde(rename = "type")]
+        kind: String,
+        package: String,
+    }
+    let answer: Answer<'_> = serde_json::from_slice(bytes)?;
+    let timestamp = answer.timestamp.get().trim_matches('"').to_owned();
+    if timestamp.is_empty() || !timestamp.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Wrong("has no timestamp".into()));
+    }
+    let mut changes = Changes { timestamp, actions: Vec::new(), resync: false };
+    let actions = answer.actions.map(|actions| package::pairs(actions, MOST_CHANGES, "changes")).transpose()?;
+    for (_, action) in actions.into_iter().flatten() {
+        let action: Action = serde_json::from_str(action.get())?;
+        let (package, dev) = match action.package.strip_suffix("~dev") {
+            Some(package) => (package.to_ascii_lowercase(), true),
+            None => (action.package.to_ascii_lowercase(), false),
+        };
+        match action.kind.as_str() {
+            "update" => changes.actions.push(Change { package, dev, deleted: false }),
+            "delete" => changes.actions.push(Change { package, dev, deleted: true }),
+            // Also one that is not known yet: who cannot say what it means has to look at everything.
+            _ => changes.resync = true,
+        }
+    }
+    Ok(changes)
 }

@@ -8,14 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use larder_core::{Digest, Kind, Time};
 use larder_db::Db;
 use larder_sources::{
     fetch::{self, Authorization, Fetch, FetchRequest, FetchResponse, Secret, shown},
     registry::{self, Upstream},
+    turns::{Turn, Turns},
     vault::Vault,
 };
 use serde::Deserialize;
@@ -432,36 +431,4 @@ fn begins_at(headers: &HeaderMap, from: u64) -> bool {
 
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// A fixed number of turns.
-struct Turns {
-    free: futures_util::lock::Mutex<mpsc::UnboundedReceiver<()>>,
-    back: mpsc::UnboundedSender<()>,
-}
-
-/// A turn, until it is dropped.
-pub(super) struct Turn(mpsc::UnboundedSender<()>);
-
-impl Turns {
-    fn new(count: usize) -> Self {
-        let (back, free) = mpsc::unbounded();
-        for _ in 0..count {
-            // The other end is held beside it.
-            let _ = back.unbounded_send(());
-        }
-        Self { free: futures_util::lock::Mutex::new(free), back }
-    }
-
-    async fn take(&self) -> Turn {
-        // Never closed: a sender is held here.
-        self.free.lock().await.next().await;
-        Turn(self.back.clone())
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let _ = self.0.unbounded_send(());
-    }
 }
