@@ -23,6 +23,26 @@ alter table sources add column parent_id text references sources (id) on delete 
 alter table sources add column archived bigint not null default 0;
 create index sources_parent on sources (parent_id);
 
+-- What became of the repositories that a forge lists.
+create table forge_repositories (
+  source_id text not null references sources (id) on delete cascade,
+  -- The forge's own name for it, which it keeps when it is renamed.
+  remote_id text not null,
+  -- Its path there.
+  name text not null,
+  -- `added`, `plain`, `taken`, `refused`, `gone`
+  state text not null,
+  -- Why, for people.
+  note text,
+  -- What the forge said of its last change when its files were last looked at, and when that was.
+  changed text not null,
+  looked_at bigint not null,
+  -- The source that it is here.
+  child_id text references sources (id) on delete set null,
+  primary key (source_id, remote_id)
+);
+create index forge_repositories_child on forge_repositories (child_id);
+
 -- The folder of the tree that a version is made of, without slashes at its ends; empty for all of it.
 alter table versions add column folder text not null default '';
 

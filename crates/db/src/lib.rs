@@ -29,6 +29,7 @@ pub mod dialect;
 pub mod edges;
 pub mod events;
 pub mod executor;
+pub mod forges;
 pub mod grants;
 pub mod jobs;
 pub mod leases;
@@ -66,6 +67,7 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         deliveries::STATEMENTS,
         edges::STATEMENTS,
         events::STATEMENTS,
+        forges::STATEMENTS,
         grants::STATEMENTS,
         jobs::STATEMENTS,
         leases::STATEMENTS,

@@ -19,6 +19,7 @@ statements! {
         (select 1 from sources where name = $1) then 1 end";
     EXISTS = "insert into guard (holds) select case when exists (select 1 from sources where id = $1) then 1 end";
     SYNCED = "update sources set state = 'ok', problem = null, synced_at = $2, report = $3 where id = $1";
+    REPORTED = "update sources set state = 'ok', problem = null, report = $2 where id = $1";
     TROUBLED = "update sources set state = $2, problem = $3 where id = $1";
     ADOPT = "update sources set parent_id = $2, archived = $3 where id = $1";
     MOVED = "update sources set url = $2 where id = $1";
@@ -167,6 +168,11 @@ pub fn exists(id: Id) -> Statement {
 /// A sync changed something, or ended a trouble.
 pub fn synced(id: Id, at: Time, report: &str) -> Statement {
     Statement::write(SYNCED, [id.into(), at.into(), report.into()])
+}
+
+/// A sync went well and changed nothing but what it has to tell.
+pub fn reported(id: Id, report: &str) -> Statement {
+    Statement::write(REPORTED, [id.into(), report.into()])
 }
 
 /// A sync failed or is held, or a held one is released.
