@@ -98,7 +98,7 @@ impl Sources {
             )
         })?;
         let remote = self.remote(&source).await?;
-        let files = self.git.archive(&source.id.to_string(), &remote, &version.reference, "").await?;
+        let files = self.git.archive(&source.id.to_string(), &remote, &version.reference, &version.folder).await?;
         let pointers = Arc::new(Mutex::new(0_u32));
         let counted = Arc::clone(&pointers);
         let files = files.inspect(move |event| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use larder_core::{Result, Time, tree::TreeEvent};
 
-use crate::url::GitUrl;
+use crate::{folders::Folders, url::GitUrl};
 
 /// A repository to talk to, with what opens it. The secret goes to `url`'s host and nowhere else, redirects included.
 #[derive(Clone)]
@@ -82,15 +82,31 @@ pub enum FileContent {
     Missing,
 }
 
-/// What a commit holds of the files asked for.
+/// Which files of a commit are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The folders that may have them, beside the root, which is always looked at.
+    pub folders: &'a Folders,
+    /// Their names.
+    pub names: &'a [String],
+    /// A file with more bytes than this is not read.
+    pub limit: u64,
+}
+
+/// What one folder of a commit holds of the files asked for. The root comes first, the folders below it in the order of
+/// their paths, and only those that have any of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitFiles {
     /// The commit in hex.
     pub commit: String,
     /// When it was committed; `None` if the commit itself could not be read (broken or not given by the remote).
     pub committed: Option<Time>,
-    /// The files that its root folder has, by name.
+    /// The folder, without slashes at its ends; empty for the root.
+    pub folder: String,
+    /// The files that it has, by name.
     pub files: Vec<(String, FileContent)>,
+    /// With the root: why folders of this commit were not looked at, for people.
+    pub unread: Option<String>,
 }
 
 /// Talks to Git hosts and reads the local copies. `mirror` names a local copy (the id of its source): a cache that
@@ -103,19 +119,20 @@ pub trait Git: Send + Sync {
     /// Brings the commits of `refs` into the local copy: a bounded number of requests for any number of refs.
     async fn fetch(&self, mirror: &str, remote: &Remote, refs: &[RemoteRef], keep: Keep) -> Result<Fetched>;
 
-    /// Reads files of the root folders of `commits`, in that order, with one process for all of them and at most one
-    /// request for the contents that the local copy lacks. A file over `limit` bytes is not read.
+    /// Reads files of `commits`, in that order and folder by folder, with one process for all of their folders and at
+    /// most one request for the contents that the local copy lacks. A folder that is the same in several commits is looked
+    /// into once.
     async fn read<'a>(
         &'a self,
         mirror: &'a str,
         remote: &'a Remote,
         commits: Vec<String>,
-        names: &'a [String],
-        limit: u64,
+        wanted: Wanted<'a>,
     ) -> Result<BoxStream<'a, Result<CommitFiles>>>;
 
-    /// Streams the files of `commit` below `folder` (empty: all) as `git archive` gives them: `export-ignore` and
-    /// `export-subst` honoured, sorted by path. Missing contents are fetched first, in one request.
+    /// Streams the files of `commit` below `folder` (empty: all) as `git archive` gives them, with paths from there:
+    /// `export-ignore` and `export-subst` honoured, sorted by path. What the `.gitattributes` above a folder say holds in
+    /// it too, but cannot leave out the folder itself. Missing contents are fetched first, in one request.
     async fn archive(
         &self,
         mirror: &str,

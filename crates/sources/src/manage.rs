@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Sources, credentials,
+    folders::Folders,
     git::Remote,
     registry,
     settings::GitSettings,
@@ -45,6 +46,7 @@ impl Sources {
     pub async fn add_git(&self, actor: &Actor, new: NewGitSource<'_>) -> Result<Source> {
         let url = GitUrl::parse(new.url)?;
         self.allow(&url)?;
+        Folders::check(&new.settings.packages)?;
         if new.every < SHORTEST {
             return Err(Error::invalid("a source is looked at every minute at most: give --every 1m or longer"));
         }

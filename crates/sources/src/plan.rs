@@ -1,7 +1,7 @@
 //! What a sync is going to write, decided without touching anything: the refs that were read and what is here already go
 //! in, the changes come out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use larder_core::{Id, Time, format::Release};
 use larder_db::{packages::VersionKey, sources::SourceRef};
@@ -43,6 +43,8 @@ pub type Name = (String, String);
 pub struct Taken {
     /// The id of the format.
     pub format: String,
+    /// The folder that it is in; empty for the root.
+    pub folder: String,
     /// The release.
     pub release: Release,
 }
@@ -54,9 +56,13 @@ pub struct Outcome {
     pub seen: RemoteRef,
     /// When its commit was made.
     pub committed: Time,
-    /// The releases in it.
+    /// The releases in it, each package once.
     pub taken: Vec<Taken>,
-    /// Why there is none, for people.
+    /// Folders that hold something which could not be taken in: what they gave before stays.
+    pub broken: BTreeSet<String>,
+    /// Whether some of its folders were not looked at: then all that it gave before stays.
+    pub unread: bool,
+    /// Why there is nothing, or not all of it, for people.
     pub skipped: Option<String>,
     /// What is odd, for people.
     pub warnings: Vec<String>,
@@ -71,6 +77,8 @@ pub struct NewVersion {
     pub id: Id,
     /// What it is.
     pub release: Release,
+    /// The folder that it is in.
+    pub folder: String,
     /// The commit.
     pub reference: String,
     /// When that was made.
@@ -175,6 +183,20 @@ fn shown(reason: &str) -> String {
     shown
 }
 
+/// What is told of a folder: its path in front, unless it is the root.
+pub(crate) fn of_folder(folder: &str, text: &str) -> String {
+    if folder.is_empty() { text.to_owned() } else { format!("{folder}: {text}") }
+}
+
+/// One more reason beside those that are there. No more than are shown are collected.
+pub(crate) fn also(there: Option<String>, reason: String) -> String {
+    match there {
+        None => reason,
+        Some(there) if there.len() > 4 * LONGEST_REASON => there,
+        Some(there) => format!("{there}; {reason}"),
+    }
+}
+
 fn key_of(known: &VersionKey) -> Key {
     (known.format.clone(), known.package.clone(), known.version.clone())
 }
@@ -202,15 +224,15 @@ impl<'a> Planner<'a> {
     /// Plans for the refs that changed and those that are gone; `new_id` makes identities.
     pub fn plan(mut self, outcomes: Vec<Outcome>, gone: Vec<String>, new_id: &dyn Fn() -> Id) -> Plan {
         let gone_set: HashSet<&str> = gone.iter().map(String::as_str).collect();
-        let mut replaced = Vec::new();
+        let mut lost = Vec::new();
         for outcome in outcomes {
-            let seen = outcome.seen.name.clone();
-            if self.outcome(outcome, &gone_set, new_id) {
-                replaced.push(seen);
+            let of_ref = self.by_origin.get(outcome.seen.name.as_str()).cloned().unwrap_or_default();
+            let (broken, unread) = (outcome.broken.clone(), outcome.unread);
+            if self.outcome(outcome, &gone_set, new_id) && !unread {
+                lost.extend(of_ref.into_iter().filter(|key| !broken.contains(&key.folder)));
             }
         }
-        let left = replaced.iter().map(String::as_str).chain(gone_set.iter().copied());
-        let lost: Vec<_> = left.filter_map(|origin| self.by_origin.get(origin)).flatten().copied().collect();
+        lost.extend(gone_set.iter().filter_map(|origin| self.by_origin.get(origin)).flatten());
         for key in lost {
             // A frozen release stays when its tag comes to hold another package; it goes when the tag goes.
             let frozen = key.stable && self.moved_tags == MovedTags::Freeze && !gone_set.contains(key.origin.as_str());
@@ -224,15 +246,16 @@ impl<'a> Planner<'a> {
         self.plan
     }
 
-    /// Plans one ref, and says whether it now stands for exactly what it gave: a ref whose newest commit is broken
-    /// keeps its last good version instead.
+    /// Plans one ref, and says whether it now stands for what it gave, but for its broken folders: a ref whose newest
+    /// commit gives nothing keeps what it last gave.
     fn outcome(&mut self, outcome: Outcome, gone: &HashSet<&str>, new_id: &dyn Fn() -> Id) -> bool {
-        let Outcome { seen, committed, taken, mut skipped, mut warnings } = outcome;
+        let Outcome { seen, committed, taken, mut skipped, mut warnings, .. } = outcome;
         let gave_something = !taken.is_empty();
-        for Taken { format, release } in taken {
-            warnings.extend(release.warnings.iter().cloned());
-            if let Err(reason) = self.release(format, release, &seen, committed, gone, new_id) {
-                skipped.get_or_insert(reason);
+        for taken in taken {
+            let folder = taken.folder.clone();
+            warnings.extend(taken.release.warnings.iter().map(|warning| of_folder(&folder, warning)));
+            if let Err(reason) = self.release(taken, &seen, committed, gone, new_id) {
+                skipped = Some(also(skipped, of_folder(&folder, &reason)));
             }
         }
         self.plan.refs.push(SourceRef {
@@ -248,13 +271,13 @@ impl<'a> Planner<'a> {
     /// Plans one release, or says which other ref has its version.
     fn release(
         &mut self,
-        format: String,
-        release: Release,
+        taken: Taken,
         seen: &RemoteRef,
         committed: Time,
         gone: &HashSet<&str>,
         new_id: &dyn Fn() -> Id,
     ) -> Result<(), String> {
+        let Taken { format, folder, release } = taken;
         let package: Name = (format.clone(), release.package.clone());
         let key: Key = (format, release.package.clone(), release.version.clone());
         let current = self.visible.get(&key).copied();
@@ -292,7 +315,7 @@ impl<'a> Planner<'a> {
         } else {
             let id = new_id();
             let (reference, origin, package) = (seen.commit.clone(), seen.name.clone(), package.clone());
-            self.plan.add.push(NewVersion { package, id, release, reference, committed, origin, listed });
+            self.plan.add.push(NewVersion { package, id, release, folder, reference, committed, origin, listed });
             id
         };
         let before = current.filter(|current| current.id != id);

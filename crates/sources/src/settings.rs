@@ -1,9 +1,14 @@
-//! What only a Git source knows, as its row keeps it: how much is kept, what happens to moved tags, what is shown.
+//! What only a Git source knows, as its row keeps it: how much is kept, what happens to moved tags, what is
+//! shown, and in which folders packages are.
 
 use larder_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{git::Keep, plan::MovedTags};
+use crate::{
+    folders::{FolderPattern, Folders},
+    git::Keep,
+    plan::MovedTags,
+};
 
 /// The settings of a Git source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +20,9 @@ pub struct GitSettings {
     pub moved_tags: MovedTagsWord,
     /// Whether clients are told where the Git repository is.
     pub show_source: bool,
+    /// The folders that hold packages; none: the root alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<FolderPattern>,
 }
 
 /// See [`Keep`].
@@ -39,7 +47,7 @@ pub enum MovedTagsWord {
 
 impl Default for GitSettings {
     fn default() -> Self {
-        Self { keep: KeepWord::Light, moved_tags: MovedTagsWord::Freeze, show_source: true }
+        Self { keep: KeepWord::Light, moved_tags: MovedTagsWord::Freeze, show_source: true, packages: Vec::new() }
     }
 }
 
@@ -65,6 +73,11 @@ impl GitSettings {
     /// Whether every version stays downloadable for good.
     pub fn keeps_everything(&self) -> bool {
         self.keep == KeepWord::Full
+    }
+
+    /// Which folders hold packages.
+    pub fn folders(&self) -> Folders {
+        Folders::matching(&self.packages)
     }
 
     /// What happens to moved tags, for the plan.

@@ -1,14 +1,10 @@
 //! One sync of one Git source: list its refs, fetch those that changed, read their manifests, show them to every
 //! format, and write what comes of it as one atomic batch. Nothing changed: one listing, and nothing written.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use futures_util::TryStreamExt as _;
-use larder_core::{
-    Error, Id, Kind, Result, Time,
-    format::{FromTree, Release},
-    tree::{RefKind, Snapshot},
-};
+use larder_core::{Error, Id, Kind, Result, Time, format::Release};
 use larder_db::{
     Batch, Statement, changes, events,
     events::{Actor, Event},
@@ -19,19 +15,20 @@ use serde_json::json;
 
 use crate::{
     Sources,
-    git::{CommitFiles, FileContent, RemoteRef},
-    plan::{Difference, Name, Outcome, Plan, Planner, Taken},
+    git::{Remote, RemoteRef, Wanted},
+    intake::{Budget, Intake, Sight},
+    plan::{Difference, Name, Outcome, Plan, Planner, also, of_folder},
     settings::GitSettings,
 };
-
-/// Files beside the manifests that tell of contents which a dist will lack.
-const TELLING: [&str; 2] = [".gitmodules", ".gitattributes"];
 
 /// How many names of versions an event or a report lists of each kind before it only counts.
 const NAMED: usize = 50;
 
 /// How many of a package's newest stable releases are built before anybody asks.
 const EAGER: usize = 3;
+
+/// A stable release: its version, its id, and whether it is new.
+type Stable<'a> = (&'a str, Id, bool);
 
 /// What a sync did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,10 +128,16 @@ impl Sources {
             bytes = fetched.bytes;
         }
         let default_branch = default_branch(&listed, head.as_deref());
-        let mut outcomes = self.read(&mirror, &remote, &difference.changed, default_branch.as_deref(), run).await?;
-        self.bound_metadata(source.id, &mut outcomes).await?;
-        self.refuse_foreign_names(source.id, &mut outcomes).await?;
         let keys = packages::keys_of_source(&self.db, source.id).await?;
+        let metadata = packages::metadata_of_source(&self.db, source.id).await?;
+        let intake = Intake {
+            formats: &self.formats,
+            folders: &settings.folders(),
+            default_branch: default_branch.as_deref(),
+            budget: Budget::new(self.limits.metadata, metadata, &keys),
+        };
+        let mut outcomes = self.read(&mirror, &remote, &difference.changed, intake, run).await?;
+        self.refuse_foreign_names(source.id, &mut outcomes).await?;
         let host = self.db.host();
         let plan =
             Planner::new(&keys, settings.moved_tags(), host.now()).plan(outcomes, difference.gone, &|| host.new_id());
@@ -174,116 +177,50 @@ impl Sources {
         ))
     }
 
-    /// Reads the manifests of all changed refs with one process and shows them to every format.
+    /// Reads the manifests of all changed refs with one process and shows them to every format. Where several refs are the
+    /// same version the first one is used, so they come in their order: the default branch, then by name.
     async fn read(
         &self,
         mirror: &str,
-        remote: &crate::git::Remote,
+        remote: &Remote,
         changed: &[RemoteRef],
-        default_branch: Option<&str>,
+        mut intake: Intake<'_>,
         run: &SyncRun<'_>,
     ) -> Result<Vec<Outcome>> {
         if changed.is_empty() {
             return Ok(Vec::new());
         }
         (run.progress)("reading manifests");
-        let mut refs_of: HashMap<&str, Vec<&RemoteRef>> = HashMap::new();
-        for seen in changed {
-            refs_of.entry(&seen.commit).or_default().push(seen);
+        let mut changed: Vec<&RemoteRef> = changed.iter().collect();
+        changed.sort_by_key(|seen| (intake.default_branch != Some(seen.name.as_str()), *seen));
+        let mut refs_of: HashMap<&str, Vec<(usize, &RemoteRef)>> = HashMap::new();
+        let mut commits: Vec<String> = Vec::new();
+        for (place, seen) in changed.iter().enumerate() {
+            let refs = refs_of.entry(&seen.commit).or_default();
+            if refs.is_empty() {
+                commits.push(seen.commit.clone());
+            }
+            refs.push((place, seen));
         }
-        let mut commits: Vec<String> = changed.iter().map(|seen| seen.commit.clone()).collect();
-        commits.sort_unstable();
-        commits.dedup();
-        let trees = || self.formats.iter().filter_map(|format| format.trees());
-        let manifests = trees().flat_map(FromTree::manifests).chain(&TELLING);
-        let names: Vec<String> = manifests.map(|name| (*name).to_owned()).collect();
-        let limit = trees().map(FromTree::manifest_limit).max().unwrap_or_default();
-        let mut outcomes = Vec::with_capacity(changed.len());
-        let mut files = self.git.read(mirror, remote, commits, &names, limit).await?;
-        while let Some(of_commit) = files.try_next().await? {
-            for seen in refs_of.get(of_commit.commit.as_str()).into_iter().flatten() {
-                outcomes.push(self.show_to_formats(seen, &of_commit, default_branch));
+        let names = intake.names();
+        let wanted = Wanted { folders: intake.folders, names: &names, limit: intake.limit() };
+        let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(changed.len());
+        let mut sights: Vec<(usize, Sight)> = Vec::new();
+        let mut folders = self.git.read(mirror, remote, commits, wanted).await?;
+        while let Some(of) = folders.try_next().await? {
+            if of.folder.is_empty() {
+                outcomes.extend(sights.drain(..).map(|(place, sight)| (place, intake.end(sight))));
+                let refs = refs_of.get(of.commit.as_str()).into_iter().flatten();
+                sights.extend(refs.map(|(place, seen)| (*place, intake.begin(seen, &of))));
+            } else {
+                for (_, sight) in &mut sights {
+                    intake.show(sight, &of);
+                }
             }
         }
-        // Where several refs are the same version the first one is used: the default branch, then by name.
-        outcomes.sort_by(|a, b| {
-            let other = |outcome: &Outcome| default_branch != Some(outcome.seen.name.as_str());
-            other(a).cmp(&other(b)).then_with(|| a.seen.cmp(&b.seen))
-        });
-        Ok(outcomes)
-    }
-
-    fn show_to_formats(&self, seen: &RemoteRef, of_commit: &CommitFiles, default_branch: Option<&str>) -> Outcome {
-        let nothing = |reason: &str| Outcome {
-            seen: seen.clone(),
-            committed: of_commit.committed.unwrap_or_default(),
-            taken: Vec::new(),
-            skipped: Some(reason.to_owned()),
-            warnings: Vec::new(),
-        };
-        let Some(committed) = of_commit.committed else {
-            return nothing("its commit could not be read: the remote did not give it, or it is broken");
-        };
-        let (kind, name) = match (seen.name.strip_prefix("refs/tags/"), seen.name.strip_prefix("refs/heads/")) {
-            (Some(tag), _) => (RefKind::Tag, tag),
-            (_, Some(branch)) => (RefKind::Branch, branch),
-            _ => return nothing("it is neither a branch nor a tag"),
-        };
-        let mut outcome = Outcome { skipped: None, committed, ..nothing("") };
-        for format in self.formats.iter() {
-            let Some(trees) = format.trees() else { continue };
-            let manifests = match manifests(trees, of_commit) {
-                Ok(Some(manifests)) => manifests,
-                Ok(None) => continue,
-                Err(reason) => {
-                    outcome.skipped = Some(reason);
-                    continue;
-                }
-            };
-            let default_branch = default_branch == Some(seen.name.as_str());
-            let snapshot = Snapshot {
-                kind,
-                name,
-                default_branch,
-                commit: &seen.commit,
-                committed,
-                folder: "",
-                manifests: &manifests,
-            };
-            match trees.take_in(&snapshot) {
-                Ok(release) => outcome.taken.push(Taken { format: format.id().to_owned(), release }),
-                Err(skipped) => outcome.skipped = Some(skipped.0),
-            }
-        }
-        if outcome.taken.is_empty() {
-            let wanted = || self.formats.iter().filter_map(|format| format.trees()?.manifests().first().copied());
-            let none = || format!("its root folder has no {}", wanted().collect::<Vec<_>>().join(" and no "));
-            outcome.skipped.get_or_insert_with(none);
-        } else {
-            outcome.warnings = lacking(of_commit);
-        }
-        outcome
-    }
-
-    /// Skips releases beyond what one source may hold in metadata: a repository with one large manifest and thousands of
-    /// tags would otherwise fill the memory of whoever renders it.
-    async fn bound_metadata(&self, source: Id, outcomes: &mut [Outcome]) -> Result<()> {
-        let limit = self.limits.metadata;
-        let mut held = packages::metadata_of_source(&self.db, source).await?;
-        for Outcome { taken, skipped, .. } in outcomes {
-            taken.retain(|taken| {
-                let more = held.saturating_add(taken.release.metadata.len() as u64);
-                if more > limit {
-                    *skipped = Some(format!(
-                        "the metadata of all versions of this source would be larger than {limit} bytes: raise `limits.metadata` in larder.toml"
-                    ));
-                    return false;
-                }
-                held = more;
-                true
-            });
-        }
-        Ok(())
+        outcomes.extend(sights.into_iter().map(|(place, sight)| (place, intake.end(sight))));
+        outcomes.sort_by_key(|(place, _)| *place);
+        Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
     }
 
     /// Skips releases whose package already comes from another source: one name has one origin.
@@ -304,7 +241,8 @@ impl Sources {
             taken.retain(|taken| {
                 let ours = owners.get(&(taken.format.clone(), taken.release.package.clone())) == Some(&Some(source));
                 if !ours {
-                    *skipped = Some(format!("{} already comes from another source", taken.release.package));
+                    let reason = format!("{} already comes from another source", taken.release.package);
+                    *skipped = Some(also(skipped.take(), of_folder(&taken.folder, &reason)));
                 }
                 ours
             });
@@ -314,22 +252,20 @@ impl Sources {
 
     /// The versions to build before anybody asks: the newest stable ones of each package that changed.
     fn eager(&self, known: &[packages::VersionKey], plan: &Plan) -> Vec<Id> {
+        let unlisted: HashSet<Id> = plan.unlist.iter().copied().collect();
+        let mut stable: HashMap<(&str, &str), Vec<Stable<'_>>> = HashMap::new();
+        for key in known.iter().filter(|key| key.stable && key.listed && !unlisted.contains(&key.id)) {
+            stable.entry((&key.format, &key.package)).or_default().push((&key.version, key.id, false));
+        }
+        for new in plan.add.iter().filter(|new| new.release.stable && new.listed) {
+            stable.entry((&new.package.0, &new.package.1)).or_default().push((&new.release.version, new.id, true));
+        }
         let mut eager = Vec::new();
-        for (format_id, name) in plan.packages.keys() {
-            let Some(format) = self.formats.iter().find(|format| format.id() == format_id) else { continue };
-            let old = known
-                .iter()
-                .filter(|key| key.format == *format_id && key.package == *name && key.stable && key.listed)
-                .filter(|key| !plan.unlist.contains(&key.id))
-                .map(|key| (key.version.as_str(), key.id, false));
-            let new = plan
-                .add
-                .iter()
-                .filter(|new| new.package.0 == *format_id && new.package.1 == *name && new.release.stable && new.listed)
-                .map(|new| (new.release.version.as_str(), new.id, true));
-            let mut stable: Vec<_> = old.chain(new).collect();
-            stable.sort_by(|a, b| format.compare(b.0, a.0));
-            eager.extend(stable.into_iter().take(EAGER).filter(|(_, _, new)| *new).map(|(_, id, _)| id));
+        for (format, name) in plan.packages.keys() {
+            let Some(format) = self.format(format) else { continue };
+            let mut newest = stable.remove(&(format.id(), name.as_str())).unwrap_or_default();
+            newest.sort_by(|a, b| format.compare(b.0, a.0));
+            eager.extend(newest.into_iter().take(EAGER).filter(|(_, _, new)| *new).map(|(_, id, _)| id));
         }
         eager
     }
@@ -386,7 +322,7 @@ impl Sources {
                 stable: new.release.stable,
                 listed: new.listed,
                 origin: new.origin.clone(),
-                folder: String::new(),
+                folder: new.folder.clone(),
                 released_at: new.committed,
                 metadata: new.release.metadata.clone(),
                 sha1: None,
@@ -472,49 +408,6 @@ fn sync_events(source: &Source, actor: &Actor, plan: &Plan, mut summary: serde_j
         }))
     });
     std::iter::once(Event::new(actor, "source.sync", subject).with(summary)).chain(moved).collect()
-}
-
-/// The manifests of a format in a commit: `None` without its first one, `Err` if that cannot be read.
-fn manifests(trees: &dyn FromTree, of: &CommitFiles) -> Result<Option<Vec<(String, bytes::Bytes)>>, String> {
-    let mut found = Vec::new();
-    for name in trees.manifests() {
-        match of.files.iter().find(|(file, _)| file == name).map(|(_, content)| content) {
-            None => {}
-            Some(FileContent::Bytes(bytes)) if bytes.len() as u64 <= trees.manifest_limit() => {
-                found.push(((*name).to_owned(), bytes.clone()));
-            }
-            Some(FileContent::Bytes(bytes)) => {
-                return Err(too_large(name, bytes.len() as u64, trees.manifest_limit()));
-            }
-            Some(FileContent::TooLarge(size)) => return Err(too_large(name, *size, trees.manifest_limit())),
-            Some(FileContent::NotAFile) => return Err(format!("its {name} is a link, a folder or a submodule")),
-            Some(FileContent::Missing) => return Err(format!("its {name} could not be fetched")),
-        }
-    }
-    let first = trees.manifests().first().is_some_and(|first| found.iter().any(|(name, _)| name == first));
-    Ok(first.then_some(found))
-}
-
-fn too_large(name: &str, size: u64, limit: u64) -> String {
-    format!("its {name} has {size} bytes: {limit} is the limit")
-}
-
-/// What an artifact made from this tree will lack.
-fn lacking(of: &CommitFiles) -> Vec<String> {
-    let text = |wanted: &str| {
-        of.files.iter().find_map(|(name, content)| match content {
-            FileContent::Bytes(bytes) if name == wanted => Some(String::from_utf8_lossy(bytes).into_owned()),
-            _ => None,
-        })
-    };
-    let mut warnings = Vec::new();
-    if text(".gitmodules").is_some_and(|modules| modules.contains("[submodule")) {
-        warnings.push("it has submodules: their files are not in the dist".to_owned());
-    }
-    if text(".gitattributes").is_some_and(|attributes| attributes.contains("filter=lfs")) {
-        warnings.push("it keeps files in Git LFS: the dist holds their pointers, not their contents".to_owned());
-    }
-    warnings
 }
 
 /// The ref that HEAD stands for: the branch at its commit, the usual names first where several are.

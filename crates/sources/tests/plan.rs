@@ -1,6 +1,6 @@
 //! What a sync decides to write: each case is a repository before, what was read of it now, and what must come of it.
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::BTreeSet};
 
 use larder_core::{Id, Time, format::Release};
 use larder_db::{packages::VersionKey, sources::SourceRef};
@@ -36,7 +36,9 @@ fn taken(name: &str, commit: &str, version: &str) -> Outcome {
     Outcome {
         seen: seen(name, commit),
         committed: Time::from_seconds(5),
-        taken: vec![Taken { format: "x".to_owned(), release: release(version, branch) }],
+        taken: vec![Taken { format: "x".to_owned(), folder: String::new(), release: release(version, branch) }],
+        broken: BTreeSet::new(),
+        unread: false,
         skipped: None,
         warnings: Vec::new(),
     }

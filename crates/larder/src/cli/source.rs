@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use larder_core::{pattern::Pattern, time::parse_duration};
+use larder_sources::folders::FolderPattern;
 
 /// `larder source`.
 #[derive(Debug, Subcommand)]
@@ -14,6 +15,7 @@ pub enum SourceCommand {
     ///
     ///   larder source add git https://git.example.org/acme/lib.git
     ///   larder source add git git@git.example.org:acme/lib.git --credential deploy
+    ///   larder source add git https://git.example.org/acme/all.git --packages 'packages/*'
     ///   larder source add oci https://registry-1.docker.io --only 'library/*'
     ///   larder source add oci https://ghcr.io --prefix ghcr
     ///   larder source add composer https://packages.example.org --credential shop --only 'shop/*'
@@ -100,6 +102,10 @@ pub struct AddSource {
     /// What to do when the tag of a stable release moves [default: freeze]
     #[arg(long, value_enum, help_heading = GIT)]
     pub moved_tags: Option<MovedTags>,
+    /// The folders that are packages, such as 'packages/*' or 'src/**/*-bundle', and . for the root; several times for
+    /// several patterns. * stands for one folder, ** for any number of them, 8 deep at most [default: .]
+    #[arg(long, value_name = "FOLDERS", help_heading = GIT)]
+    pub packages: Vec<FolderPattern>,
     /// Do not tell clients where the repositories are that packages are made from
     #[arg(long)]
     pub hide_source: bool,

@@ -24,7 +24,7 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
         }
         wrong_usage(&format!("the URL is missing: `larder source add {} URL`", new.kind));
     };
-    let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some();
+    let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some() || !new.packages.is_empty();
     let for_registries = !new.only.is_empty() || new.fresh.is_some() || new.prefix.is_some() || new.dists.is_some();
     if new.kind == GIT {
         if for_registries {
@@ -33,7 +33,9 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
         return git(desk, &new, &url).await;
     }
     if for_git {
-        wrong_usage("--every, --keep and --moved-tags are for Git repositories, and this is another registry");
+        wrong_usage(
+            "--every, --keep, --moved-tags and --packages are for Git repositories, and this is another registry",
+        );
     }
     upstream(desk, &new, &url).await
 }
@@ -50,6 +52,7 @@ async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
             MovedTags::Follow => MovedTagsWord::Follow,
         },
         show_source: !new.hide_source,
+        packages: new.packages.clone(),
     };
     let (name, credential) = (new.name.as_deref(), new.credential.as_deref());
     let new = NewGitSource { url, name, credential, every: new.every.unwrap_or(EVERY), settings };

@@ -214,11 +214,13 @@ struct MovedTag<'a> {
 }
 
 impl Seen {
-    /// Visible versions by package.
-    fn packages(&self) -> BTreeMap<(&str, &str), u64> {
-        let mut packages = BTreeMap::new();
+    /// The packages, each with the number of its visible versions and the folders that these are in.
+    fn packages(&self) -> BTreeMap<(&str, &str), (u64, BTreeSet<&str>)> {
+        let mut packages: BTreeMap<_, (u64, BTreeSet<&str>)> = BTreeMap::new();
         for key in &self.versions {
-            *packages.entry((key.format.as_str(), key.package.as_str())).or_default() += u64::from(key.visible());
+            let (versions, folders) = packages.entry((key.format.as_str(), key.package.as_str())).or_default();
+            *versions += u64::from(key.visible());
+            folders.extend(key.visible().then_some(key.folder.as_str()).filter(|folder| !folder.is_empty()));
         }
         packages
     }
@@ -251,7 +253,9 @@ impl Seen {
         let packages = self.packages();
         document["packages"] = packages
             .into_iter()
-            .map(|((format, name), versions)| json!({ "format": format, "name": name, "versions": versions }))
+            .map(|((format, name), (versions, folders))| {
+                json!({ "format": format, "name": name, "versions": versions, "folders": folders })
+            })
             .collect();
         let refs = self.refs.iter().map(|seen| {
             json!({
@@ -300,6 +304,9 @@ impl Seen {
         let keep = if settings.keeps_everything() { "full" } else { "light" };
         let shown = if settings.show_source { "" } else { ", hidden from clients" };
         out.line(format!("  settings    keep {keep}, moved tags {follows}{shown}"))?;
+        if !settings.packages.is_empty() {
+            out.line(format!("  folders     {}", settings.folders().sentence()))?;
+        }
         let branches = self.refs.iter().filter(|seen| seen.name.starts_with("refs/heads/")).count();
         let tags = self.refs.len() - branches;
         let skipped = self.refs.iter().filter(|seen| seen.skipped.is_some()).count();
@@ -336,8 +343,9 @@ impl Seen {
         if !packages.is_empty() {
             out.line("\nPackages")?;
         }
-        for ((format, name), versions) in packages {
-            out.line(format!("  {format} {name}: {}", counted(versions, "version")))?;
+        for ((format, name), (versions, folders)) in packages {
+            let folders = folders.into_iter().map(|folder| format!(", {folder}")).collect::<Vec<_>>().concat();
+            out.line(format!("  {format} {name}: {}{folders}", counted(versions, "version")))?;
         }
         let moved = self.moved_tags();
         if !moved.is_empty() {

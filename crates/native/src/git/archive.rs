@@ -47,7 +47,25 @@ pub(super) async fn archive(
         Err(error) if mirror.drop_damaged(git, &error).await? => complete(git, &mirror, remote, commit, folder).await?,
         other => other?,
     }
-    let mut call = Call::new(git, &["archive", "--format=tar", commit])
+    if folder.is_empty() {
+        return pack(git, mirror, commit, "").await;
+    }
+    let mut files = pack(git, mirror.clone(), commit, folder).await?;
+    match files.next().await {
+        Some(first) => Ok(futures_util::stream::iter([first]).chain(files).boxed()),
+        // What is above leaves the folder out of its own archive: in that of the folder only its own attributes count.
+        None => pack(git, mirror, &format!("{commit}:{folder}"), "").await,
+    }
+}
+
+/// Starts git on the files of `tree` that are below `folder`.
+async fn pack(
+    git: &GitProgram,
+    mirror: Mirror,
+    tree: &str,
+    folder: &str,
+) -> Result<BoxStream<'static, Result<TreeEvent>>> {
+    let mut call = Call::new(git, &["archive", "--format=tar", tree])
         .within(&mirror.plain())
         .env("GIT_OBJECT_DIRECTORY", mirror.objects())
         .env("PATH", git.mute_path().await?)

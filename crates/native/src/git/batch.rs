@@ -7,6 +7,7 @@ use larder_core::{Error, Kind, Result};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::ChildStdout,
+    sync::mpsc,
 };
 
 use super::{
@@ -21,7 +22,7 @@ const LONGEST_LINE: u64 = 512;
 
 /// What an answer begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
+enum Head {
     /// There is no such object here.
     Missing,
     /// An object: its type and how many bytes follow.
@@ -33,6 +34,8 @@ pub(super) struct Batch {
     running: Running,
     output: BufReader<ChildStdout>,
     idle: Duration,
+    /// Takes further questions, if there may be any.
+    questions: Option<mpsc::UnboundedSender<Vec<u8>>>,
 }
 
 impl Batch {
@@ -42,11 +45,28 @@ impl Batch {
         let mut running = call.start(git).await?;
         running.feed(names);
         let output = BufReader::with_capacity(64 * 1024, running.take_stdout()?);
-        Ok(Self { running, output, idle: git.settings.limits.idle })
+        Ok(Self { running, output, idle: git.settings.limits.idle, questions: None })
+    }
+
+    /// Begins without a question: whoever asks [`more`](Self::more) must take every answer before asking again.
+    pub(super) async fn begin(git: &GitProgram, mirror: &Mirror) -> Result<Self> {
+        let call = Call::new(git, &["cat-file", "--batch"]).within(&mirror.path);
+        let mut running = call.start(git).await?;
+        let questions = Some(running.feed_on());
+        let output = BufReader::with_capacity(64 * 1024, running.take_stdout()?);
+        Ok(Self { running, output, idle: git.settings.limits.idle, questions })
+    }
+
+    /// Asks for `names` too, one a line.
+    pub(super) fn more(&self, names: Vec<u8>) {
+        if let Some(questions) = &self.questions {
+            // A git that has ended takes none: the answers break off, and its status says why.
+            drop(questions.send(names));
+        }
     }
 
     /// The next answer's head; its bytes must be taken or skipped before the one after it.
-    pub(super) async fn head(&mut self) -> Result<Head> {
+    async fn head(&mut self) -> Result<Head> {
         let mut line = String::new();
         let mut bounded = (&mut self.output).take(LONGEST_LINE);
         waited(self.idle, bounded.read_line(&mut line)).await?;
@@ -62,7 +82,7 @@ impl Batch {
     }
 
     /// The `size` bytes of the object.
-    pub(super) async fn take(&mut self, size: u64) -> Result<Bytes> {
+    async fn take(&mut self, size: u64) -> Result<Bytes> {
         let length = usize::try_from(size).map_err(|error| damaged().caused_by(error))?;
         let mut bytes = vec![0; length + 1];
         waited(self.idle, self.output.read_exact(&mut bytes)).await?;
@@ -70,8 +90,17 @@ impl Batch {
         Ok(bytes.into())
     }
 
+    /// The next object if it is here and not larger than `limit`.
+    pub(super) async fn part(&mut self, limit: u64) -> Result<Option<Bytes>> {
+        match self.head().await? {
+            Head::Missing => Ok(None),
+            Head::Object(_, size) if size > limit => self.skip(size).await.map(|()| None),
+            Head::Object(_, size) => self.take(size).await.map(Some),
+        }
+    }
+
     /// Passes over the `size` bytes of the object.
-    pub(super) async fn skip(&mut self, size: u64) -> Result<()> {
+    async fn skip(&mut self, size: u64) -> Result<()> {
         let mut left = size + 1;
         while left > 0 {
             let here = waited(self.idle, self.output.fill_buf()).await?.len();
@@ -87,6 +116,7 @@ impl Batch {
 
     /// All was read.
     pub(super) async fn end(self) -> Result<()> {
+        drop(self.questions);
         drop(self.output);
         match self.running.end(self.idle).await? {
             (true, _) => Ok(()),

@@ -16,6 +16,7 @@ mod mirror;
 mod process;
 mod read;
 mod redirect;
+mod trees;
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use larder_core::{Error, Kind, Result, tree::TreeEvent};
-use larder_sources::git::{CommitFiles, Fetched, Git, Keep, Remote, RemoteRef};
+use larder_sources::git::{CommitFiles, Fetched, Git, Keep, Remote, RemoteRef, Wanted};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// The oldest git that works: it is the first that reads settings from the environment.
@@ -289,10 +290,9 @@ impl Git for GitProgram {
         mirror: &'a str,
         remote: &'a Remote,
         commits: Vec<String>,
-        names: &'a [String],
-        limit: u64,
+        wanted: Wanted<'a>,
     ) -> Result<BoxStream<'a, Result<CommitFiles>>> {
-        read::read(self, mirror, remote, commits, names, limit).await
+        read::read(self, mirror, remote, commits, wanted).await
     }
 
     async fn archive(

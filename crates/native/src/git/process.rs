@@ -7,7 +7,7 @@ use larder_core::{Error, Kind, Result};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, mpsc},
     task::JoinHandle,
 };
 
@@ -201,6 +201,21 @@ impl Running {
                 drop(stdin.write_all(&input).await);
             });
         }
+    }
+
+    /// Writes to it what is sent, beside whatever else happens, and closes its input when nobody can send any more.
+    pub(super) fn feed_on(&mut self) -> mpsc::UnboundedSender<Vec<u8>> {
+        let (give, mut take) = mpsc::unbounded_channel::<Vec<u8>>();
+        if let Some(mut stdin) = self.stdin.take() {
+            tokio::spawn(async move {
+                while let Some(input) = take.recv().await {
+                    if stdin.write_all(&input).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        give
     }
 
     /// What it writes.

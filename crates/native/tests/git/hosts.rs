@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use larder_core::Kind;
-use larder_native::git::GitProgram;
-use larder_sources::git::{FileContent, Git, GitSecret, Keep, Remote, RemoteRef};
+use larder_sources::git::{FileContent, Git, GitSecret, Keep};
 use larder_testkit::forge::{File, Forge, Manner, SshForge};
 
 use crate::port::{Port, content, manifest, remote};

@@ -4,6 +4,7 @@
 
 mod archives;
 mod copies;
+mod folders;
 mod hosts;
 mod port;
 mod reading;

@@ -9,7 +9,8 @@ use larder_core::{
 };
 use larder_native::git::{GitLimits, GitProgram, GitSettings};
 use larder_sources::{
-    git::{CommitFiles, FileContent, Git, Keep, Remote, RemoteRef},
+    folders::Folders,
+    git::{CommitFiles, FileContent, Git, Keep, Remote, RemoteRef, Wanted},
     url::GitUrl,
 };
 use larder_testkit::forge::{File, Repository};
@@ -54,8 +55,20 @@ impl Port {
         names: &[&str],
         limit: u64,
     ) -> Result<Vec<CommitFiles>> {
+        self.read_in(&Folders::root(), remote, commits, names, limit).await
+    }
+
+    pub async fn read_in(
+        &self,
+        folders: &Folders,
+        remote: &Remote,
+        commits: &[String],
+        names: &[&str],
+        limit: u64,
+    ) -> Result<Vec<CommitFiles>> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let stream = self.git.read("m", remote, commits.to_vec(), &names, limit).await?;
+        let wanted = Wanted { folders, names: &names, limit };
+        let stream = self.git.read("m", remote, commits.to_vec(), wanted).await?;
         stream.try_collect().await
     }
 
