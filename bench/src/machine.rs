@@ -1,6 +1,12 @@
 //! The machine: which one it is, which programs it has, and what the kernel says about a process.
 
-use std::{collections::HashMap, fs, path::Path, process::Command as Plain, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command as Plain,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
@@ -39,6 +45,16 @@ pub fn missing() -> Vec<(&'static str, &'static str)> {
         .filter(|(program, argument, _)| Plain::new(program).arg(argument).output().is_err())
         .map(|(program, _, package)| (program, package))
         .collect()
+}
+
+/// Where scripts keep the programs that they fetch.
+#[expect(clippy::disallowed_methods, reason = "where scripts keep what they fetch is no setting of Larder")]
+pub fn cache_folder() -> Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    variable("LARDER_CACHE_DIR")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("larder")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/larder")))
+        .context("there is no HOME: say where the programs are that are measured")
 }
 
 /// A command on the core of the servers.

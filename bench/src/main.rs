@@ -12,6 +12,7 @@ mod registry;
 mod serving;
 mod starting;
 mod syncing;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,9 @@ struct Options {
     /// One more bare Git repository to sync; several times for several
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
+    /// The Composer that installs [default: the one that scripts/composer-current put into ~/.cache/larder/composer-current]
+    #[arg(long, value_name = "PATH")]
+    composer: Option<PathBuf>,
     /// Where scripts/bench-peers put the other registries [default: ~/.cache/larder/bench-peers]
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
@@ -67,6 +71,8 @@ enum Part {
     Starting,
     /// First and repeated syncs beside a mirror clone, and many at once
     Syncing,
+    /// Installs of a project through Larder beside installs straight from its upstream
+    Upstream,
     /// Pushes and pulls of images beside other registries
     Registry,
 }
@@ -98,7 +104,10 @@ async fn main() -> Result<()> {
     if wanted(Part::Syncing) {
         syncing::measure(&larder, &forge, &options).await?;
     }
-    // The last one: it moves this program to the core of the client.
+    // The last ones: they move this program to the core of the client.
+    if wanted(Part::Upstream) && missing.is_empty() {
+        upstream::measure(&larder, &options).await?;
+    }
     if wanted(Part::Registry) && missing.is_empty() {
         registry::measure(&larder, &options).await?;
     }

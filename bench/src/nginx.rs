@@ -28,13 +28,17 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one that serves `files`: paths with a slash before them, and bytes.
     pub async fn start(files: &[(String, Vec<u8>)]) -> Result<Self> {
+        Self::start_at(free_address()?, files).await
+    }
+
+    /// Starts one at an address that its files may name.
+    pub async fn start_at(address: SocketAddr, files: &[(String, Vec<u8>)]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         for (path, bytes) in files {
             let file = folder.path().join("www").join(path.trim_start_matches('/'));
             fs::create_dir_all(file.parent().context("a file is in a folder")?)?;
             fs::write(file, bytes)?;
         }
-        let address = free_address()?;
         let config = folder.path().join("nginx.conf");
         fs::write(&config, configuration(folder.path(), address)?)?;
         let program = PathBuf::from("nginx");
@@ -51,6 +55,11 @@ impl Nginx {
         fetch::first_answer(address, &files[0].0, &[("Accept-Encoding", "gzip".to_owned())], began).await?;
         let pids = machine::family(child.id().context("it has just started")?);
         Ok(Self { folder, child, pids, address })
+    }
+
+    /// How many requests it has answered so far.
+    pub fn answered(&self) -> Result<usize> {
+        Ok(fs::read_to_string(self.folder.path().join("access.log"))?.lines().count())
     }
 
     /// Stops it.

@@ -26,6 +26,11 @@ impl Composer {
         ["LARDER_TEST_COMPOSER", "LARDER_TEST_COMPOSER_CURRENT"].into_iter().filter_map(found).collect()
     }
 
+    /// This one.
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into() }
+    }
+
     /// Any of them, where one is enough.
     pub fn any() -> Option<Self> {
         Self::each().pop()
@@ -76,7 +81,14 @@ impl Project {
     /// # Panics
     /// If the file cannot be written.
     pub fn log_in(&self, server: &Server, token: &str) {
-        let host = server.url().replace("http://", "");
+        self.log_in_at(&server.url().replace("http://", ""), token);
+    }
+
+    /// From now on it shows this token to `HOST:PORT`.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn log_in_at(&self, host: &str, token: &str) {
         let auth = json!({"http-basic": {host: {"username": "ci", "password": token}}});
         let path = self.folder.path().join("home/auth.json");
         std::fs::write(path, auth.to_string()).expect("a file can be written");

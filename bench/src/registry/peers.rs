@@ -57,7 +57,10 @@ const PEERS: [(&str, &str, Make); 3] = [
 
 /// Larder and the peers that are here, Larder first; says loudly what is not.
 pub async fn find(larder: &Larder, folder: Option<&Path>) -> Result<Vec<Peer>> {
-    let folder = folder.map_or_else(default_folder, |folder| Ok(folder.to_owned()))?;
+    let folder = match folder {
+        Some(folder) => folder.to_owned(),
+        None => machine::cache_folder()?.join("bench-peers"),
+    };
     let mut peers = vec![Peer { name: LARDER, kind: Kind::Larder(larder.clone()) }];
     for (name, program, kind) in PEERS {
         let path = folder.join("bin").join(program);
@@ -72,15 +75,6 @@ pub async fn find(larder: &Larder, folder: Option<&Path>) -> Result<Vec<Peer>> {
         peers.push(Peer { name, kind: kind(path) });
     }
     Ok(peers)
-}
-
-#[expect(clippy::disallowed_methods, reason = "where scripts keep what they fetch is no setting of Larder")]
-fn default_folder() -> Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = variable("LARDER_CACHE_DIR")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("larder")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/larder")));
-    Ok(cache.context("there is no HOME: say --peers DIR")?.join("bench-peers"))
 }
 
 /// A registry that runs.
