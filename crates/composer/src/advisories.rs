@@ -1,5 +1,10 @@
-//! Advisories: what is known to be wrong with versions, as it is kept here and as clients are told. Where they come from
-//! is in `formats`, what is done with them in `board`.
+//! Advisories: what is known to be wrong with versions, as it is kept here and as clients are told. What others write
+//! is read by [`formats`], what is done with them is in [`board`], and `api` answers clients.
+
+pub mod api;
+pub mod board;
+pub mod formats;
+mod osv;
 
 use std::{fmt, str::FromStr};
 
@@ -9,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{ID, versions::Versions};
+
+pub use api::API;
+pub use board::{are_there, of_package};
+pub use larder_db::advisories::TOPIC;
 
 /// The feed of the advisories that are written here.
 pub const OWN: &str = "own";

@@ -108,13 +108,13 @@ mod tests {
                 "a/*",
                 r#"{"block":[{"versions":"<1.0","reason":"old"},{"versions":"2.0.1","reason":"bad","malware":true,"url":"https://example.org/x"}]}"#,
             ),
-            ("a/b", r#"{"block":[{"versions":"^3.0","reason":"broken"}]}"#),
+            ("a/b*", r#"{"block":[{"versions":"^3.0","reason":"broken"}]}"#),
         ]);
         assert_eq!(
             entries("a/b", &all.of("a/b")),
             Some(json!({
                 "larder": [
-                    {"package": "a/b", "constraint": "^3.0", "reason": "broken", "id": "a/b ^3.0", "source": "larder"},
+                    {"package": "a/b", "constraint": "^3.0", "reason": "broken", "id": "a/b* ^3.0", "source": "larder"},
                     {"package": "a/b", "constraint": "<1.0", "reason": "old", "id": "a/* <1.0", "source": "larder"},
                 ],
                 "malware": [{
