@@ -11,6 +11,8 @@
 mod bytes;
 mod directory;
 mod names;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::{ops::Range, sync::Arc};
