@@ -231,6 +231,56 @@ fn a_branch_that_becomes_another_package_takes_its_version_along() {
     assert_eq!(plan.add[0].package.1, "acme/renamed");
 }
 
+/// A commit of `main` that gives a package of each of these names and folders.
+fn of_folders(commit: &str, found: &[(&str, &str)]) -> Outcome {
+    let mut outcome = taken("refs/heads/main", commit, "dev-main");
+    let pattern = outcome.taken.remove(0);
+    outcome.taken.extend(found.iter().map(|(name, folder)| {
+        let mut taken = Taken { folder: (*folder).to_owned(), ..pattern.clone() };
+        (*name).clone_into(&mut taken.release.package);
+        taken
+    }));
+    outcome
+}
+
+/// `main` before, with these names and folders.
+fn here_in_folders(found: &[(&str, &str)]) -> Vec<VersionKey> {
+    let keys = (1..).zip(found).map(|(number, (name, folder))| VersionKey {
+        package_id: id(100 + number),
+        package: (*name).to_owned(),
+        folder: (*folder).to_owned(),
+        ..here(number, "refs/heads/main", "a", "dev-main")
+    });
+    keys.collect()
+}
+
+#[test]
+fn of_several_packages_the_one_that_left_is_dropped_and_the_one_that_is_broken_stays() {
+    let known = here_in_folders(&[("one", "p/1"), ("two", "p/2"), ("three", "p/3"), ("four", "p/4")]);
+    let mut outcome = of_folders("b", &[("one", "p/1"), ("four", "moved")]);
+    outcome.broken.insert("p/3".to_owned());
+    outcome.skipped = Some("p/3: it is broken".to_owned());
+    let after = plan(&known, MovedTags::Freeze, vec![outcome], &[]);
+    assert_eq!(after.dropped, ["two dev-main"]);
+    assert_eq!(after.unpoint, [(id(102), "dev-main".to_owned())]);
+    let added: Vec<_> = after.add.iter().map(|new| (new.package.1.as_str(), new.folder.as_str())).collect();
+    assert_eq!(added, [("one", "p/1"), ("four", "moved")]);
+    assert_eq!(after.point.len(), 2);
+
+    let unread = Outcome { unread: true, ..of_folders("b", &[("one", "p/1")]) };
+    assert!(plan(&known, MovedTags::Freeze, vec![unread], &[]).dropped.is_empty());
+}
+
+#[test]
+fn each_package_that_another_ref_has_already_is_told_with_its_folder() {
+    let mut second = of_folders("b", &[("one", "p/1"), ("two", "p/2")]);
+    second.seen.name = "refs/heads/other".to_owned();
+    let plan = plan(&[], MovedTags::Freeze, vec![of_folders("a", &[("one", "p/1"), ("two", "p/2")]), second], &[]);
+    assert_eq!(plan.add.len(), 2);
+    let reason = plan.refs[1].skipped.as_deref().unwrap();
+    assert!(reason.starts_with("p/1: refs/heads/main is") && reason.contains("; p/2: refs/heads/main is"), "{reason}");
+}
+
 #[test]
 fn a_reason_that_quotes_a_stranger_can_be_kept() {
     let reason = format!("the constraint on a\0b\u{1b}[2J{}", "é".repeat(5_000));
