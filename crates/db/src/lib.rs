@@ -36,6 +36,7 @@ pub mod leases;
 mod migrations;
 pub mod packages;
 pub mod policies;
+pub mod reservations;
 mod row;
 pub mod settings;
 pub mod sources;
@@ -73,6 +74,7 @@ pub fn statements(dialect: Dialect) -> Vec<(&'static str, &'static str)> {
         leases::STATEMENTS,
         packages::STATEMENTS,
         policies::STATEMENTS,
+        reservations::STATEMENTS,
         settings::STATEMENTS,
         sources::STATEMENTS,
         stamps::STATEMENTS,

@@ -1,9 +1,9 @@
 //! Repositories of other registries: asked for when a client wants something that is not here, kept as if it had been
 //! pushed, and served from here when the other registry is slow, busy or gone.
 //!
-//! A repository comes from an upstream only if nobody pushed it here: what was pushed here is never asked for, nor
-//! mentioned, anywhere else. `client` speaks to one upstream, `mirror` brings manifests in, `listing` keeps lists for a
-//! while, `layer` hands blobs on while they arrive, and `fan` is how it does so.
+//! A repository comes from an upstream only if nobody pushed it here and nobody reserved its name: what is our own is
+//! never asked for, nor mentioned, anywhere else. `client` speaks to one upstream, `mirror` brings manifests in, `listing`
+//! keeps lists for a while, `layer` hands blobs on while they arrive, and `fan` is how it does so.
 
 mod challenge;
 mod client;
@@ -33,6 +33,7 @@ use larder_sources::{
     fetch::{self, Fetch},
     flight::Flights,
     registry,
+    reservations::Reservations,
     vault::Vault,
 };
 use quick_cache::sync::Cache;
@@ -69,6 +70,7 @@ pub struct Proxy {
 struct Inner {
     registry: Registry,
     vault: Vault,
+    reservations: Reservations,
     fetch: Arc<dyn Fetch>,
     /// Whether tokens may be fetched without encryption.
     allow_local: bool,
@@ -138,6 +140,7 @@ impl Proxy {
     /// encryption.
     pub fn new(registry: Registry, vault: Vault, fetch: Arc<dyn Fetch>, allow_local: bool) -> Self {
         let inner = Inner {
+            reservations: Reservations::new(registry.db.clone()),
             registry,
             vault,
             fetch,
@@ -154,6 +157,7 @@ impl Proxy {
 
     /// Forgets what a change makes stale.
     pub fn on_change(&self, change: &Change) {
+        self.inner.reservations.on_change(change);
         let concerns = match change {
             Change::Everything => true,
             Change::Topic(topic) => topic == registry::TOPIC || topic == "credentials",
@@ -174,6 +178,9 @@ impl Proxy {
         let clients = self.clients().await?;
         let mut candidates = clients.iter().filter_map(|client| Some((client, client.upstream.name_there(name)?)));
         let Some(first) = candidates.next() else { return Ok(None) };
+        if self.inner.reservations.is_reserved(ID, name).await? {
+            return Ok(None);
+        }
         let package = packages::find(self.db(), ID, name).await?;
         let found = match package.as_ref().map(|package| package.source_id) {
             None => Some(first),

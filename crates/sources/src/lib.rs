@@ -17,6 +17,7 @@ pub mod packages;
 pub mod plan;
 pub mod policies;
 pub mod registry;
+pub mod reservations;
 pub mod settings;
 pub mod sync;
 pub mod turns;

@@ -6,6 +6,7 @@
 mod access;
 mod oci;
 mod package;
+mod reserve;
 mod source;
 mod upkeep;
 
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-pub use self::{access::*, oci::*, package::*, source::*, upkeep::*};
+pub use self::{access::*, oci::*, package::*, reserve::*, source::*, upkeep::*};
 
 /// One self-hosted registry for your packages, from Git repositories straight to your package manager.
 #[derive(Debug, Parser)]
@@ -87,6 +88,9 @@ pub enum Command {
     /// Look at packages, and take them away
     #[command(subcommand, arg_required_else_help = true)]
     Package(PackageCommand),
+    /// Keep names for your own packages
+    #[command(subcommand, arg_required_else_help = true)]
+    Reserve(ReserveCommand),
     /// Read who changed and who fetched what
     #[command(subcommand, arg_required_else_help = true)]
     Audit(AuditCommand),

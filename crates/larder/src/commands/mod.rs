@@ -10,6 +10,7 @@ mod gc;
 mod grant;
 mod oci;
 mod package;
+mod reserve;
 mod source;
 mod sync;
 mod token;
@@ -64,6 +65,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Credential(command) => credential::run(&desk, command).await,
         Command::Source(command) => source::run(&desk, command).await,
         Command::Package(command) => package::run(&desk, command).await,
+        Command::Reserve(command) => reserve::run(&desk, command).await,
         Command::Audit(command) => audit::run(&desk, command).await,
         Command::Oci(command) => oci::run(&desk, command).await,
         Command::Gc { dry_run, explain: None } => gc::run(&desk, dry_run).await,

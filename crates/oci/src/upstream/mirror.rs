@@ -249,12 +249,15 @@ impl Proxy {
         let source = &client.upstream.source;
         let registry = &self.inner.registry;
         let text = digest.to_string();
+        let reservations = self.inner.reservations.latest().await?;
         let package = packages::find(db, ID, push.name).await?;
-        if package.as_ref().is_some_and(|package| package.source_id != Some(source.id)) {
-            // Somebody pushed it here meanwhile.
+        if reservations.covers(ID, push.name)
+            || package.as_ref().is_some_and(|package| package.source_id != Some(source.id))
+        {
+            // Somebody pushed it here meanwhile, or reserved it.
             return Err(Failure::Absent);
         }
-        let mut batch = Batch::new();
+        let mut batch = Batch::new().with(reservations.unchanged());
         let package_id = if let Some(package) = &package {
             batch.push(packages::exists(package.id));
             package.id
