@@ -11,8 +11,10 @@ use crate::{Cells, Db, Statement};
 statements! {
     FIND = "select content, size, validator, fetched_at from upstream_documents where source_id = $1 and subject = $2";
     LOOK = "select validator, fetched_at from upstream_documents where source_id = $1 and subject = $2";
+    // The one database has no cast to bytes, and the other one must be told that $3 is some: from what stands beside it.
     PUT = "insert into upstream_documents (source_id, subject, content, size, validator, fetched_at)
-        select id, cast($2 as text), cast($3 as bytea), cast($4 as bigint), cast($5 as text), cast($6 as bigint)
+        select id, cast($2 as text), coalesce((select content from upstream_documents where 1 = 0), $3),
+            cast($4 as bigint), cast($5 as text), cast($6 as bigint)
         from sources where id = $1
         on conflict (source_id, subject) do update set content = excluded.content, size = excluded.size,
             validator = excluded.validator, fetched_at = excluded.fetched_at";

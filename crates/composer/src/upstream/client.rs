@@ -72,6 +72,8 @@ struct State {
     known: Option<Known>,
     /// Until when the root is not asked for again, and why.
     trouble: Option<(Time, Failure)>,
+    /// When it turned out to be outdated.
+    doubted_at: Option<Time>,
 }
 
 /// The root as it was last told.
@@ -250,7 +252,7 @@ async fn refresh(inner: Arc<Inner>) -> Result<Arc<Root>, Failure> {
                 }
             };
             let root = Arc::clone(&known.root);
-            *inner.state() = State { known: Some(known), trouble: None };
+            *inner.state() = State { known: Some(known), ..State::default() };
             Ok(root)
         }
         Err(failure) => {
@@ -282,7 +284,11 @@ impl Inner {
         let state = self.state();
         let now = self.now();
         let known = state.known.as_ref();
-        if let Some(known) = known.filter(|known| now.since(known.checked_at) < self.asker.upstream.source.every) {
+        let is_fresh = |known: &&Known| {
+            let is_young = now.since(known.checked_at) < self.asker.upstream.source.every;
+            is_young && state.doubted_at.is_none_or(|doubted_at| known.checked_at >= doubted_at)
+        };
+        if let Some(known) = known.filter(is_fresh) {
             return Ok(Some(Arc::clone(&known.root)));
         }
         match (&state.trouble, known) {
@@ -378,21 +384,24 @@ impl Inner {
             let subject = whole::half(MIXED, name, dev);
             let kept = documents::look(&self.asker.db, self.source(), &subject).await?.map(|(validator, _)| validator);
             let statement = whole::keep(&self.asker, &subject, content.as_deref(), kept.as_deref(), now);
-            statement.into_iter().for_each(|statement| drop(batch.push(statement)));
+            batch = statement.into_iter().fold(batch, Batch::with);
         }
         let check = Check { checked_at: now, validator };
         self.commit(batch.with(upstream_checks::put(self.source(), &subject, &check))).await
     }
 
-    /// A file that the root announces is not there: the root is asked again with the next question.
+    /// A file that the root announces is not there: the next question asks for the root again, unless that was just done.
     fn gone(&self, failure: Failure, url: &Url) -> Failure {
-        if matches!(failure, Failure::Absent) {
-            if let Some(known) = &mut self.state().known {
-                known.checked_at = Time::from_micros(0);
-            }
-            return self.asker.told(whole::listed_but_gone(failure, url));
+        if !matches!(failure, Failure::Absent) {
+            return failure;
         }
-        failure
+        let now = self.now();
+        let mut state = self.state();
+        if state.known.as_ref().is_some_and(|known| now.since(known.checked_at) >= TROUBLED) {
+            state.doubted_at = Some(now);
+        }
+        drop(state);
+        self.asker.told(whole::listed_but_gone(failure, url))
     }
 
     /// A document that is never the same.
@@ -464,3 +473,6 @@ fn changes_from(bytes: &[u8]) -> Result<Changes, Wrong> {
     }
     Ok(changes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use larder_core::{
-    Digest, Kind, Time,
+    Digest, Id, Kind, Time,
     digest::{Sha1, hex, unhex},
 };
 use larder_db::{
@@ -105,32 +105,34 @@ pub(super) async fn bring(
     place: &Place,
     known: Option<&str>,
 ) -> Result<Option<(Root, String)>, Failure> {
-    let asked = asker.document(&place.root, ROOT, known).await.map_err(|failure| no_root(failure, place))?;
-    let Asked::Document { bytes, validator } = asked else { return Ok(None) };
+    let answer = asker.document(&place.root, ROOT, known).await.map_err(|failure| no_root(failure, place))?;
+    let Asked::Document { bytes, validator } = answer else { return Ok(None) };
     let mut brought = Brought { left: ROOT - bytes.len() as u64, ..Brought::default() };
     let outline = outline(asker, &place.root, &bytes).await?;
-    brought.includes(asker, place, bytes, outline.includes).await?;
+    let files = brought.includes(asker, place, bytes, outline.includes).await?;
     let listings = brought.listings(asker, place, outline.listings).await?;
     let hashes = gathered(asker, place, outline.hashes, listings).await?;
-    // Where a package's versions stand in no file, those in the root are all that there is; elsewhere they come first.
     let now = asker.db.host().now();
-    let names = keep_inline(asker, std::mem::take(&mut brought.files), now).await?;
+    let names = keep_inline(asker, files, now).await?;
     let facts = serde_json::to_vec(&outline.facts)
-        .map_err(|error| Failure::Failed(Kind::Internal, format!("keeping the root of an upstream: {error}")))?;
-    let mut batch = brought.batch(asker, now).await?;
+        .map_err(|error| larder_core::Error::internal("keeping the root of an upstream", error))?;
     let source = asker.upstream.id();
-    batch = match hashes.is_empty() {
-        true => batch.with(documents::remove(source, HASHES)),
-        false => {
-            let text = hashes_to(&hashes);
-            batch.with(documents::put(source, HASHES, &Document::new(&text, Digest::of(&text).hex(), now)))
-        }
-    };
-    let batch = batch
+    let batch = brought
+        .batch(asker)
+        .await?
+        .with(keep_hashes(source, &hashes, now))
         .with(documents::put(source, ROOT_SUBJECT, &Document::new(&facts, validator.as_str(), now)))
         .with(upstream_checks::put(source, ROOT_SUBJECT, &Check { checked_at: now, validator: validator.clone() }));
     asker.db.commit(batch).await.map_err(larder_core::Error::from)?;
     Ok(Some((Root::new(outline.facts, place, names, hashes), validator)))
+}
+
+fn keep_hashes(source: Id, hashes: &Hashes, now: Time) -> Statement {
+    if hashes.is_empty() {
+        return documents::remove(source, HASHES);
+    }
+    let text = hashes_to(hashes);
+    documents::put(source, HASHES, &Document::new(&text, Digest::of(&text).hex(), now))
 }
 
 /// A registry without a root is no registry: that says nothing about its packages.
@@ -175,22 +177,21 @@ async fn outline(asker: &Arc<Asker>, url: &url::Url, bytes: &Bytes) -> Result<Ou
 struct Brought {
     /// How many more bytes all of it may have.
     left: u64,
-    /// The root file, and those that it includes.
-    files: Vec<Bytes>,
     /// The paths of what belongs to it now, and what has to be kept.
     paths: HashSet<String>,
     new: Vec<(String, Document)>,
 }
 
 impl Brought {
+    /// The root file, and those that it includes.
     async fn includes(
         &mut self,
         asker: &Arc<Asker>,
         place: &Place,
         root: Bytes,
         mut waiting: Vec<Part>,
-    ) -> Result<(), Failure> {
-        self.files.push(root);
+    ) -> Result<Vec<Bytes>, Failure> {
+        let mut files = vec![root];
         while let Some(part) = waiting.pop() {
             let url = place.resolve(&part.path)?;
             if self.paths.contains(&part.path) {
@@ -198,9 +199,9 @@ impl Brought {
             }
             let bytes = self.part(asker, &url, &part, Sum::Sha1).await?;
             waiting.extend(outline(asker, &url, &bytes).await?.includes);
-            self.files.push(bytes);
+            files.push(bytes);
         }
-        Ok(())
+        Ok(files)
     }
 
     async fn listings(&mut self, asker: &Arc<Asker>, place: &Place, parts: Vec<Part>) -> Result<Vec<Bytes>, Failure> {
@@ -230,8 +231,8 @@ impl Brought {
             self.left -= document.size;
             return Ok(document.content()?.into());
         }
-        let asked = asker.document(url, self.left, None).await.map_err(|failure| listed_but_gone(failure, url))?;
-        let Asked::Document { bytes, .. } = asked else {
+        let answer = asker.document(url, self.left, None).await.map_err(|failure| listed_but_gone(failure, url))?;
+        let Asked::Document { bytes, .. } = answer else {
             return Err(Failure::Failed(Kind::Upstream, format!("{url} answers as if it had been asked before")));
         };
         self.left -= bytes.len() as u64;
@@ -243,7 +244,7 @@ impl Brought {
     }
 
     /// Keeps the files that came, and forgets those that do not belong to the root any more.
-    async fn batch(&self, asker: &Asker, _now: Time) -> Result<Batch, Failure> {
+    async fn batch(&self, asker: &Asker) -> Result<Batch, Failure> {
         let source = asker.upstream.id();
         let mut batch = Batch::new();
         for (subject, document) in &self.new {
@@ -328,7 +329,7 @@ async fn keep_inline(asker: &Arc<Asker>, files: Vec<Bytes>, now: Time) -> Result
                 let subject = half(INLINE, &name, dev);
                 let before = kept.remove(&subject);
                 let statement = keep(&asker, &subject, content.as_deref(), before.as_deref(), now);
-                statement.into_iter().for_each(|statement| drop(batch.push(statement)));
+                batch = statement.into_iter().fold(batch, Batch::with);
             }
             names.push(name.into());
             if batch.len() >= CHUNK {
