@@ -9,21 +9,25 @@ use std::sync::{
 };
 
 use larder_auth::View;
-use larder_core::{Digest, Error, Id, Result, Time};
+use larder_core::{Digest, Error, Id, Result, Time, pattern::Pattern};
 use larder_db::{
+    advisories,
     changes::Change,
     packages::{self, Package},
-    stamps,
+    policies, reservations, stamps,
 };
 use larder_http::{Document, File};
+use larder_sources::registry::{self, Upstream};
 use quick_cache::{Weighter, sync::Cache};
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use crate::{
-    ID,
+    ID, advisories,
     entry::Entry,
+    filter,
     offers::{Part, Repository},
     render::{self, Available, Root},
+    upstream::Looked,
 };
 
 /// Bytes that all documents in memory may have together, variants aside.
@@ -44,12 +48,17 @@ const PAGE: i64 = 1_000;
 /// How often a document is rendered again because something changed meanwhile, before it is sent uncached.
 const ATTEMPTS: usize = 3;
 
+/// Topics of changes after which any document may be another one.
+const SWEEPING: [&str; 4] = [policies::TOPIC, reservations::TOPIC, registry::TOPIC, advisories::TOPIC];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     /// A package's tagged versions, or its branches.
     Package(String, bool),
     /// `packages.json` of a view.
     Root(Arc<str>),
+    /// What is blocked of a view.
+    Filter(Arc<str>),
     /// Every package with its summary, for list and search.
     Catalogue,
 }
@@ -60,6 +69,10 @@ pub(crate) struct PackageDocument {
     pub(crate) name: Arc<str>,
     /// What is sent.
     pub(crate) document: Document,
+    /// Whether another registry has a say in it.
+    is_foreign: bool,
+    /// When it changes by itself, because a version has become old enough.
+    until: Option<Time>,
 }
 
 /// A dist that was asked for before: enough to send it again without the database.
@@ -77,7 +90,7 @@ pub(crate) struct Dist {
 }
 
 /// Every package of this format with its summary.
-pub(crate) type Catalogue = Vec<(String, serde_json::Value)>;
+pub(crate) type Catalogue = Vec<(String, Value)>;
 
 #[derive(Clone)]
 enum Kept {
@@ -127,19 +140,24 @@ impl Documents {
                 self.kept.clear();
                 self.dists.clear();
             }
+            Change::Topic(topic) if SWEEPING.contains(&topic.as_str()) => self.on_change(&Change::Everything),
             Change::Topic(topic) => {
                 let mut parts = topic.splitn(3, ':');
                 let (Some("package"), Some(ID), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
                     return;
                 };
                 self.changes.fetch_add(1, Ordering::SeqCst);
-                self.kept.remove(&Key::Package(name.to_owned(), false));
-                self.kept.remove(&Key::Package(name.to_owned(), true));
+                self.forget(name);
                 self.kept.retain(|key, _| matches!(key, Key::Package(..)));
                 let prefix = format!("/dist/{name}/");
                 self.dists.retain(|path, _| !path.starts_with(&prefix));
             }
         }
+    }
+
+    fn forget(&self, name: &str) {
+        self.kept.remove(&Key::Package(name.to_owned(), false));
+        self.kept.remove(&Key::Package(name.to_owned(), true));
     }
 
     /// How many changes of packages there were.
@@ -169,8 +187,21 @@ impl Documents {
     /// `p2/NAME.json`, or `p2/NAME~dev.json`; `None` if there is no such package.
     pub(crate) async fn package(&self, name: &str, dev: bool) -> Result<Option<Arc<PackageDocument>>> {
         let key = Key::Package(name.to_owned(), dev);
+        if let Some(Kept::Package(document)) = self.kept.get(&key) {
+            if document.until.is_some_and(|until| until <= self.repository.db.host().now()) {
+                self.kept.remove(&key);
+            } else if !document.is_foreign {
+                return Ok(Some(document));
+            }
+        }
+        match self.repository.proxy.look(name, dev).await? {
+            Looked::Own | Looked::Here { changed: false } => {}
+            Looked::Here { changed: true } => self.forget(name),
+            Looked::Stale { why } => tracing::debug!(package = name, why, "what is sent may be outdated"),
+            Looked::Absent => return Ok(None),
+        }
         let kept = self.kept_or(&key, || async {
-            let package = packages::find(&self.repository.db, ID, name).await?.ok_or(None)?;
+            let package = self.repository.find(name).await?.ok_or(None)?;
             Ok(Kept::Package(Arc::new(self.render_package(package, dev).await?)))
         });
         match kept.await {
@@ -185,6 +216,23 @@ impl Documents {
     pub(crate) async fn root(&self, view: &View) -> Result<Arc<Document>> {
         let key = Key::Root(Arc::clone(view.key()));
         let kept = self.kept_or(&key, || async { Ok(Kept::Root(Arc::new(self.render_root(view).await?))) });
+        match kept.await {
+            Ok(Kept::Root(document)) => Ok(document),
+            Err(Missing(Some(error))) => Err(error),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    /// `filter.json` of a view: which versions of its packages are blocked.
+    pub(crate) async fn filter(&self, view: &View) -> Result<Arc<Document>> {
+        let key = Key::Filter(Arc::clone(view.key()));
+        let kept = self.kept_or(&key, || async {
+            let catalogue = self.catalogue().await?;
+            let names = catalogue.iter().map(|(name, _)| name.as_str()).filter(|name| view.sees(name));
+            let summary = filter::summary(&self.repository.rules().await?, names);
+            let bytes = summary.to_string().into_bytes();
+            Ok(Kept::Root(Arc::new(self.stamped("/filter.json", view.key(), bytes).await)))
+        });
         match kept.await {
             Ok(Kept::Root(document)) => Ok(document),
             Err(Missing(Some(error))) => Err(error),
@@ -227,7 +275,8 @@ impl Documents {
         let name = Arc::from(package.name.as_str());
         let offers = self.repository.offers(package, Part::of_document(dev)).await?;
         let bytes = render::package_document(&name, &offers.entries()?, offers.extras())?;
-        Ok(PackageDocument { name, document: self.stamped(&path, "", bytes).await })
+        let document = self.stamped(&path, "", bytes).await;
+        Ok(PackageDocument { name, document, is_foreign: offers.is_foreign(), until: offers.until })
     }
 
     async fn render_root(&self, view: &View) -> Result<Document> {
@@ -239,16 +288,39 @@ impl Documents {
             after.clone_from(&last.name);
             seen.extend(page.into_iter().filter(|package| view.sees(&package.name)));
         }
+        let upstreams = registry::of_format(&self.repository.db, ID).await?;
         let names: Vec<String> = seen.iter().map(|package| package.name.clone()).collect();
-        let inline = self.inline(&seen).await?;
-        let available = if inline.is_some() || names.len() <= LISTED_NAMES {
-            Available { names, patterns: Vec::new() }
+        let known_here = if upstreams.is_empty() { self.inline(&seen).await? } else { None };
+        let is_inline = known_here.is_some();
+        let available = if upstreams.is_empty() {
+            Some(if is_inline || names.len() <= LISTED_NAMES {
+                Available { names, patterns: Vec::new() }
+            } else {
+                Available { names: Vec::new(), patterns: vendors(&seen) }
+            })
         } else {
-            Available { names: Vec::new(), patterns: vendors(&seen) }
+            elsewhere(view, &upstreams, names)
         };
-        let root = Root { inline: inline.unwrap_or_default(), available: Some(available), extras: Map::new() };
+        let extras = self.offered(is_inline).await?;
+        let root = Root { inline: known_here.unwrap_or_default(), available, extras };
         let bytes = render::root_document(&self.repository.public_url, root)?;
         Ok(self.stamped("/packages.json", view.key(), bytes).await)
+    }
+
+    /// What the root document offers beside packages. Where everything is in the root document, advisories are not said to
+    /// be in the metadata of packages: clients would ask for those again.
+    async fn offered(&self, is_inline: bool) -> Result<Map<String, Value>> {
+        let mut offered = Map::new();
+        let url = &self.repository.public_url;
+        if advisories::are_there(&self.repository.db).await? {
+            let api = format!("{url}{}", advisories::API);
+            offered.insert("security-advisories".to_owned(), json!({"metadata": !is_inline, "api-url": api}));
+        }
+        let summary = format!("{url}/filter.json");
+        if let Some(filter) = filter::offered(&self.repository.rules().await?, &summary) {
+            offered.insert("filter".to_owned(), filter);
+        }
+        Ok(offered)
     }
 
     /// Every version of every package, if that is little enough for one document.
@@ -311,6 +383,29 @@ impl From<Option<Error>> for Missing {
 
 fn mixed_up() -> Error {
     Error::internal("reading a document from memory", "it is of another kind than its key")
+}
+
+/// What there may be where other registries have packages: `None` if that is any name. A name that is not there costs a
+/// client one question, so patterns may promise too much.
+fn elsewhere(view: &View, upstreams: &[Upstream], mut names: Vec<String>) -> Option<Available> {
+    let only: Vec<&Pattern> = if upstreams.iter().any(Upstream::takes_every_name) {
+        if view.sees_everything() {
+            return None;
+        }
+        // Whatever they have, no more is seen than this.
+        names.clear();
+        view.patterns().iter().collect()
+    } else {
+        upstreams.iter().flat_map(|upstream| &upstream.settings.only).collect()
+    };
+    if names.len() > LISTED_NAMES || only.iter().any(|pattern| pattern.is_everything()) {
+        return None;
+    }
+    // To clients a `*` crosses slashes.
+    let mut patterns: Vec<String> = only.iter().map(|pattern| pattern.as_str().replace("**", "*")).collect();
+    patterns.sort_unstable();
+    patterns.dedup();
+    Some(Available { names, patterns })
 }
 
 /// One pattern for each vendor.

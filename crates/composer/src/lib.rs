@@ -9,6 +9,7 @@ pub mod branch;
 pub mod constraint;
 pub mod dist;
 mod documents;
+mod downloads;
 pub mod entry;
 mod feed;
 pub mod filter;
@@ -21,7 +22,7 @@ pub mod publish;
 pub mod render;
 pub mod routes;
 mod search;
-mod upstream;
+pub mod upstream;
 pub mod version;
 pub mod versions;
 
@@ -36,6 +37,7 @@ use larder_core::{
 
 pub use offers::Repository;
 pub use routes::ComposerRoom;
+pub use upstream::Proxy;
 
 /// Its id in grants, tables and commands.
 pub const ID: &str = "composer";

@@ -2,25 +2,50 @@
 //! come and judged. The metadata, a download, an explanation and the check of a lock file all ask here, so that none of
 //! them can say anything else than the others.
 
+use std::collections::HashMap;
+
 use larder_blobs::Blobs;
 use larder_core::{Id, Result, Time};
 use larder_db::{
     Db,
-    packages::{self, Package, Version},
+    changes::Change,
+    packages::{self, Package, Version as Row},
     sources as source_rows,
 };
-use larder_sources::Sources;
-use serde_json::{Map, Value};
+use larder_sources::{
+    Sources,
+    policies::Book,
+    registry::{Dists, Upstream},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use crate::{
     DIST, ID,
-    entry::Entry,
+    advisories::{self, Advisory},
+    entry::{Entry, Raw},
+    filter,
+    policy::{self, Abandoned, Judge, Judged, Policies, Rules, Verdict},
     render::{self, Dist, Field, Told},
-    version::Stability,
+    upstream::{self, Proxy},
+    version::{Stability, Version},
 };
 
 /// The kind of dist that is made here.
 pub(crate) const ZIP: &str = "zip";
+
+/// Kinds of dists that can be kept here, as they stand at the end of an address, with their media types.
+pub(crate) const KINDS: [(&str, &str); 6] = [
+    (ZIP, "application/zip"),
+    ("tar", "application/x-tar"),
+    ("gzip", "application/gzip"),
+    ("xz", "application/x-xz"),
+    ("rar", "application/vnd.rar"),
+    ("phar", "application/octet-stream"),
+];
+
+/// How many reasons for missing versions a document tells.
+const MOST_WARNINGS: usize = 10;
 
 /// The packages of this format, with everything that has a say in them. Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +53,10 @@ pub struct Repository {
     pub(crate) db: Db,
     pub(crate) blobs: Blobs,
     pub(crate) sources: Sources,
+    /// The registries that other packages come from.
+    pub proxy: Proxy,
+    /// The rules about what may be had.
+    pub policies: Book<Rules>,
     /// Where clients reach it, without a slash at its end.
     pub(crate) public_url: String,
 }
@@ -44,6 +73,11 @@ pub enum Part {
 }
 
 impl Part {
+    /// That of a version in its normal form, also as it stands in an address.
+    pub fn of_version(version: &str) -> Self {
+        Self::of_document(Stability::of(version) == Stability::Dev)
+    }
+
     /// What a document has.
     pub fn of_document(dev: bool) -> Self {
         if dev { Self::Branches } else { Self::Tagged }
@@ -60,26 +94,28 @@ impl Part {
     }
 }
 
-/// A version that there is.
+/// A version that there is, and whether it may be had.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// Normal form.
-    pub version: String,
-    /// As its author wrote it.
-    pub display: String,
+    /// The version.
+    pub version: Version,
     /// What its bytes are made from, as lock files name it.
     pub reference: Option<String>,
-    /// What stands for its bytes in our addresses; `None` if it has none, or they are not served from here.
+    /// What stands for its bytes in our addresses; `None` if it has none.
     pub key: Option<String>,
     /// When it was released, if anybody knows.
     pub released: Option<Time>,
-    /// Its row, if it has one.
+    /// Its row, if it has one: what came from another registry has one once its bytes are here.
     pub row: Option<Id>,
     /// SHA-1 of its bytes in hex, if they are here.
     pub sha1: Option<String>,
     /// What its author, or the registry that it comes from, says of it.
     pub entry: Entry,
-    /// What a client is told beyond that.
+    /// Whether it may be had.
+    pub verdict: Verdict,
+    /// Whether it comes from another registry.
+    pub is_foreign: bool,
+    /// What a client is told beyond the entry.
     told: Told,
 }
 
@@ -97,24 +133,129 @@ pub struct Offers {
     pub package: Package,
     /// Its versions, the newest first.
     pub versions: Vec<Offer>,
+    /// What is known to be wrong with any of them.
+    pub advisories: Vec<Advisory>,
+    /// The rules that hold for it.
+    pub judge: Judge,
+    /// When one that is too young is old enough: until then nothing of this changes by itself.
+    pub until: Option<Time>,
+    /// Whether it comes from another registry.
+    is_foreign: bool,
+    /// What that says beside its versions.
+    beside: Beside,
+}
+
+/// What another registry says of a package beside its versions.
+#[derive(Clone, Debug, Default)]
+struct Beside {
+    advisories: Option<Raw>,
+    filter: Option<Raw>,
 }
 
 impl Offers {
+    /// Whether another registry has a say in it.
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
     /// Those that may be had, as clients are told them.
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        self.versions.iter().map(Offer::told).collect()
+        self.versions.iter().filter(|offer| offer.verdict.is_visible()).map(Offer::told).collect()
     }
 
     /// What a document says beside the versions.
     pub fn extras(&self) -> Map<String, Value> {
-        Map::new()
+        let mut extras = Map::new();
+        let mut advisories: Vec<Value> = self.advisories.iter().map(Advisory::partial).collect();
+        let told: Vec<Value> = self.beside.advisories.as_ref().and_then(Raw::read).unwrap_or_default();
+        for advisory in told {
+            if !advisories.iter().any(|known| known["advisoryId"] == advisory["advisoryId"]) {
+                advisories.push(advisory);
+            }
+        }
+        if !advisories.is_empty() {
+            extras.insert("security-advisories".to_owned(), advisories.into());
+        }
+        let mut lists: Map<String, Value> = self.beside.filter.as_ref().and_then(Raw::read).unwrap_or_default();
+        if let Some(Value::Object(own)) = filter::entries(&self.package.name, &self.judge) {
+            for (list, entries) in own {
+                match (lists.get_mut(&list).and_then(Value::as_array_mut), entries) {
+                    (Some(there), Value::Array(entries)) => there.extend(entries),
+                    (_, entries) => drop(lists.insert(list, entries)),
+                }
+            }
+        }
+        if !lists.is_empty() {
+            extras.insert("filter".to_owned(), lists.into());
+        }
+        let warnings = self.warnings();
+        if !warnings.is_empty() {
+            extras.insert("warnings".to_owned(), warnings.into());
+        }
+        extras
+    }
+
+    /// Says of each version whether it may be had at `now`.
+    fn decide(&mut self, now: Time) {
+        let Self { versions: offers, advisories, judge, .. } = self;
+        let versions: Vec<&Version> = offers.iter().map(|offer| &offer.version).collect();
+        let fixes = if judge.ages() { policy::fixes(&versions, advisories) } else { vec![false; versions.len()] };
+        let abandoned = match judge.abandoned() {
+            None => Field::Kept,
+            Some(Abandoned::Is(abandoned)) => Field::Set(Value::from(*abandoned)),
+            Some(Abandoned::For(replacement)) => Field::Set(Value::from(replacement.as_str())),
+        };
+        let mut until: Option<Time> = None;
+        for (offer, fix) in offers.iter_mut().zip(fixes) {
+            let judged = Judged {
+                version: &offer.version,
+                released: offer.released,
+                upstream: offer.is_foreign,
+                fix,
+                advisories,
+            };
+            offer.verdict = judge.verdict(judged, now);
+            offer.told.abandoned = abandoned.clone();
+            if let Verdict::TooYoung { until: ripe, .. } = offer.verdict {
+                until = Some(until.map_or(ripe, |first| first.min(ripe)));
+            }
+        }
+        self.until = until;
+    }
+
+    /// Why versions are missing, for clients that read no filter lists. What only waits for its age is not worth a word.
+    fn warnings(&self) -> Vec<Value> {
+        let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+        for offer in &self.versions {
+            let Verdict::Blocked { .. } = offer.verdict else { continue };
+            let because = offer.verdict.because().unwrap_or_default();
+            match reasons.iter_mut().find(|(reason, _)| *reason == because) {
+                Some((_, versions)) => versions.push(offer.version.pretty()),
+                None => reasons.push((because, vec![offer.version.pretty()])),
+            }
+        }
+        let told = reasons.into_iter().take(MOST_WARNINGS).map(|(because, versions)| {
+            let named = match versions.as_slice() {
+                [first, .., last] if versions.len() > 3 => format!("{last} to {first} ({})", versions.len()),
+                few => few.join(", "),
+            };
+            json!({"message": format!("{} {named} {because}", self.package.name), "versions": "<2.10"})
+        });
+        told.collect()
     }
 }
 
 impl Repository {
     /// At `public_url`, without a slash at its end.
-    pub fn new(db: Db, blobs: Blobs, sources: Sources, public_url: String) -> Self {
-        Self { db, blobs, sources, public_url }
+    pub fn new(db: Db, blobs: Blobs, sources: Sources, proxy: Proxy, public_url: String) -> Self {
+        let policies = Book::new(db.clone());
+        Self { db, blobs, sources, proxy, policies, public_url }
+    }
+
+    /// Forgets what a change makes stale.
+    pub fn on_change(&self, change: &Change) {
+        self.proxy.on_change(change);
+        self.policies.on_change(change);
     }
 
     /// The package of this name, if something of it is here.
@@ -122,22 +263,68 @@ impl Repository {
         packages::find(&self.db, ID, name).await
     }
 
-    /// What is here of a package.
+    /// The rules for all packages.
+    pub async fn rules(&self) -> Result<Policies> {
+        Ok(self.policies.all().await?.into())
+    }
+
+    /// The rows of the versions whose bytes `key` stands for: two tags may name one commit.
+    pub(crate) async fn rows(&self, package: &Package, key: &str) -> Result<Vec<Row>> {
+        packages::by_reference(&self.db, package.id, key, DIST).await
+    }
+
+    /// What is here of a package, judged. Nothing is asked of anybody else.
     pub async fn offers(&self, package: Package, part: Part) -> Result<Offers> {
-        let mut versions = self.own(&package, part).await?;
-        versions.sort_by(|a, b| render::newest_first(&a.version, &b.version));
-        Ok(Offers { package, versions })
+        let mut beside = Beside::default();
+        let foreign = self.foreign(&package, part, &mut beside).await?;
+        let is_foreign = foreign.is_some();
+        let mut versions = match foreign {
+            Some(versions) => versions,
+            None => self.own(&package, part).await?,
+        };
+        versions.sort_by(|a, b| render::newest_first(a.version.normalized(), b.version.normalized()));
+        let judge = self.rules().await?.of(&package.name);
+        let advisories = advisories::of_package(&self.db, &package.name).await?;
+        let mut offers = Offers { package, versions, advisories, judge, until: None, is_foreign, beside };
+        offers.decide(self.db.host().now());
+        Ok(offers)
+    }
+
+    /// Whether the bytes of a version that has a row may be had, also if no document tells it any more.
+    pub(crate) async fn verdict(&self, package: &Package, row: &Row) -> Result<Verdict> {
+        let judge = self.rules().await?.of(&package.name);
+        if judge.is_silent() {
+            return Ok(Verdict::Visible);
+        }
+        let is_foreign = row.origin == upstream::ORIGIN;
+        if is_foreign && judge.ages() {
+            let offers = self.offers(package.clone(), Part::of_version(&row.version)).await?;
+            let offer = offers.versions.into_iter().find(|offer| offer.version.normalized() == row.version);
+            if let Some(offer) = offer.filter(|offer| offer.key.as_ref() == Some(&row.reference)) {
+                return Ok(offer.verdict);
+            }
+        }
+        let advisories = advisories::of_package(&self.db, &package.name).await?;
+        let version = Version::from_normalized(row.display.as_str(), row.version.as_str());
+        let judged = Judged {
+            version: &version,
+            released: Some(row.released_at),
+            upstream: is_foreign,
+            fix: false,
+            advisories: &advisories,
+        };
+        Ok(judge.verdict(judged, self.db.host().now()))
     }
 
     /// The versions of a package that was taken in here.
     async fn own(&self, package: &Package, part: Part) -> Result<Vec<Offer>> {
         let source_url = self.shown_url(package.source_id).await?;
-        let versions = packages::visible(&self.db, package.id, DIST).await?;
-        let versions = versions.into_iter().filter(|version| part.has(&version.version));
-        versions.map(|version| self.own_offer(package, version, source_url.as_ref())).collect()
+        let rows = packages::visible(&self.db, package.id, DIST).await?;
+        let rows = rows.into_iter().filter(|row| part.has(&row.version));
+        rows.map(|row| self.own_offer(package, row, source_url.as_ref())).collect()
     }
 
-    fn own_offer(&self, package: &Package, row: Version, source_url: Option<&String>) -> Result<Offer> {
+    fn own_offer(&self, package: &Package, row: Row, source_url: Option<&String>) -> Result<Offer> {
         let dist = Dist {
             kind: ZIP.to_owned(),
             url: self.dist_url(&package.name, &row.version, &row.reference, ZIP),
@@ -152,12 +339,80 @@ impl Repository {
             entry: Entry::parse(&row.metadata)?,
             key: Some(row.reference.clone()),
             reference: Some(row.reference),
-            version: row.version,
-            display: row.display,
+            version: Version::from_normalized(row.display, row.version),
             released: Some(row.released_at),
             row: Some(row.id),
             sha1: row.sha1,
+            verdict: Verdict::Visible,
+            is_foreign: false,
         })
+    }
+
+    /// The versions of a package that comes from another registry, as that told them last; `None` if it does not.
+    async fn foreign(&self, package: &Package, part: Part, beside: &mut Beside) -> Result<Option<Vec<Offer>>> {
+        let (mut told, mut upstream) = (Vec::new(), None);
+        for dev in [false, true] {
+            if part != Part::All && part != Part::of_document(dev) {
+                continue;
+            }
+            let Some(versions) = self.proxy.versions(package, dev).await? else { continue };
+            told.extend(versions.entries);
+            upstream = Some(versions.upstream);
+            if !dev {
+                *beside = Beside { advisories: versions.advisories, filter: versions.filter };
+            }
+        }
+        let Some(upstream) = upstream else { return Ok(None) };
+        let kept = packages::kept(&self.db, package.id, DIST).await?;
+        let kept: HashMap<(String, String), (Id, Option<String>)> = kept
+            .into_iter()
+            .map(|row| ((row.version, row.reference), (row.id, row.artifact.map(|artifact| artifact.sha1))))
+            .collect();
+        let offer = |entry| self.foreign_offer(package, entry, &upstream, &kept);
+        Ok(Some(told.into_iter().map(offer).collect()))
+    }
+
+    fn foreign_offer(
+        &self,
+        package: &Package,
+        entry: Entry,
+        upstream: &Upstream,
+        kept: &HashMap<(String, String), (Id, Option<String>)>,
+    ) -> Offer {
+        let normalized = entry.text("version_normalized").unwrap_or_default();
+        let version = Version::from_normalized(entry.text("version").unwrap_or_default(), normalized.as_str());
+        let there: Option<DistThere> = entry.get("dist").and_then(Raw::read);
+        let key = upstream::dist_key(&entry);
+        let row = key.as_ref().and_then(|key| kept.get(&(normalized.clone(), key.clone()))).cloned();
+        let sha1 = row.as_ref().and_then(|(_, sha1)| sha1.clone());
+        let dist = match (upstream.settings.dists, &there, &key) {
+            (Dists::Upstream, ..) => Field::Kept,
+            (Dists::Here, Some(there), Some(key)) if is_kept_here(&there.kind) => Field::Set(Dist {
+                kind: there.kind.clone(),
+                url: self.dist_url(&package.name, &normalized, key, &there.kind),
+                reference: there.reference.clone(),
+                // What is here stays what it is, whatever the other registry has made of it since.
+                shasum: match (&sha1, there.shasum.as_deref().unwrap_or_default()) {
+                    (Some(here), there) if !there.is_empty() => here.clone(),
+                    (_, there) => there.to_owned(),
+                },
+            }),
+            _ => Field::Hidden,
+        };
+        let source = if upstream.shows_source() { Field::Kept } else { Field::Hidden };
+        let released = ["published-time", "time"].iter().find_map(|field| Time::parse(&entry.text(field)?).ok());
+        Offer {
+            told: Told { dist, source, ..Told::default() },
+            reference: there.and_then(|there| there.reference),
+            key,
+            version,
+            released,
+            row: row.map(|(id, _)| id),
+            sha1,
+            entry,
+            verdict: Verdict::Visible,
+            is_foreign: true,
+        }
     }
 
     fn dist_url(&self, package: &str, version: &str, key: &str, kind: &str) -> String {
@@ -169,4 +424,19 @@ impl Repository {
         let Some(id) = source else { return Ok(None) };
         Ok(source_rows::find(&self.db, &id.to_string()).await?.as_ref().and_then(Sources::shown_url))
     }
+}
+
+/// A dist as another registry tells it.
+#[derive(Deserialize)]
+struct DistThere {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    reference: Option<String>,
+    #[serde(default)]
+    shasum: Option<String>,
+}
+
+fn is_kept_here(kind: &str) -> bool {
+    KINDS.iter().any(|(known, _)| *known == kind)
 }

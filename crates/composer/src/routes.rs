@@ -1,34 +1,29 @@
 //! What URL does what. A request becomes one [`Endpoint`]; what the asker may not see is answered as if it were not there.
 
-use std::{
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::{HeaderValue, StatusCode, header};
+use http::{Method, StatusCode};
 use larder_audit::Recorder;
 use larder_auth::{Decision, View, Views, decide, unauthenticated};
 use larder_core::{
     Error, Kind, Result,
-    format::Format,
     grant::{Action, Principal},
 };
-use larder_db::{changes::Change, packages};
+use larder_db::changes::Change;
 use larder_http::{
-    AccessNote, Body, File, Request, Response, Room,
+    AccessNote, Request, Response, Room,
     error::{method_not_allowed, status_of},
 };
 
 use crate::{
-    DIST, ID,
-    documents::{Dist, Documents},
+    ID, advisories,
+    documents::Documents,
+    downloads::{Asked, Downloads},
     feed, notify,
-    offers::{Repository, ZIP},
-    render, search,
+    offers::Repository,
+    publish::{self, Publisher},
+    search,
 };
 
 /// What a request is about.
@@ -38,8 +33,8 @@ enum Endpoint<'a> {
     Root,
     /// `p2/vendor/name.json`, or `p2/vendor/name~dev.json`: its tagged versions, or its branches.
     Package { name: &'a str, dev: bool },
-    /// `dist/vendor/name/VERSION/REFERENCE.zip`
-    Dist { name: &'a str, version: &'a str, reference: &'a str },
+    /// `dist/vendor/name/VERSION/KEY.zip`
+    Dist(Asked<'a>),
     /// `list.json?filter=…&vendor=…`
     List,
     /// `search.json?q=…&type=…`
@@ -48,6 +43,12 @@ enum Endpoint<'a> {
     Notify,
     /// `changes.json?since=…`
     Changes,
+    /// `filter.json`: what is blocked of what the asker sees.
+    Filter,
+    /// [`advisories::API`]
+    Advisories,
+    /// Below [`publish::MOUNT`].
+    Publish,
 }
 
 impl<'a> Endpoint<'a> {
@@ -59,6 +60,9 @@ impl<'a> Endpoint<'a> {
             "/search.json" => return Some(Self::Search),
             "/downloads" => return Some(Self::Notify),
             "/changes.json" => return Some(Self::Changes),
+            "/filter.json" => return Some(Self::Filter),
+            advisories::API => return Some(Self::Advisories),
+            _ if path.starts_with(publish::MOUNT) => return Some(Self::Publish),
             _ => {}
         }
         if let Some(rest) = path.strip_prefix("/p2/") {
@@ -66,10 +70,7 @@ impl<'a> Endpoint<'a> {
             let (name, dev) = file.strip_suffix("~dev").map_or((file, false), |name| (name, true));
             return is_package_path(name).then_some(Self::Package { name, dev });
         }
-        let rest = path.strip_prefix("/dist/")?.strip_suffix(".zip")?;
-        let (rest, reference) = rest.rsplit_once('/')?;
-        let (name, version) = rest.rsplit_once('/')?;
-        is_package_path(name).then_some(Self::Dist { name, version, reference })
+        Asked::parse(path).map(Self::Dist)
     }
 }
 
@@ -83,19 +84,22 @@ pub struct ComposerRoom {
     repository: Repository,
     documents: Documents,
     recorder: Recorder,
+    downloads: Downloads,
+    publisher: Publisher,
     views: Views,
-    format: Arc<dyn Format>,
 }
 
 impl ComposerRoom {
-    /// Over the packages.
-    pub fn new(repository: Repository, recorder: Recorder) -> Self {
+    /// Over the packages, and what takes new ones in.
+    pub fn new(repository: Repository, publisher: Publisher, recorder: Recorder) -> Self {
         let documents = Documents::new(repository.clone());
-        Self { repository, documents, recorder, views: Views::new(1_000), format: Arc::new(crate::Composer) }
+        let downloads = Downloads { repository: repository.clone(), format: Arc::new(crate::Composer) };
+        Self { repository, documents, recorder, downloads, publisher, views: Views::new(1_000) }
     }
 
     /// Forgets what a change makes stale.
     pub fn on_change(&self, change: &Change) {
+        self.repository.on_change(change);
         self.documents.on_change(change);
     }
 
@@ -135,86 +139,16 @@ impl ComposerRoom {
         asker: &Principal,
         access: &mut AccessNote,
         path: &str,
-        (name, version, reference): (&str, &str, &str),
+        asked: Asked<'_>,
     ) -> Result<Response> {
         access.action = Some(Action::Read);
         access.download = true;
         access.counts = true;
-        demand_sight(asker, name)?;
-        let mut dist = match self.documents.known_dist(path) {
-            Some(dist) => dist,
-            None => self.find_dist(path, name, version, reference).await?,
-        };
+        demand_sight(asker, asked.name)?;
+        let dist = self.downloads.dist(&self.documents, path, asked).await?;
         access.package = Some(Arc::clone(&dist.package));
         access.version = Some(Arc::clone(&dist.version));
-        let sent = self.send(request, &dist).await;
-        if !matches!(&sent, Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound)) {
-            return sent.map_err(|error| not_to_be_had(name, error));
-        }
-        // The bytes are lost: the same tree gives them again, if the source still has it.
-        self.documents.forget_dist(path);
-        self.repository.sources.rebuild(dist.id, &self.format).await.map_err(|error| not_to_be_had(name, error))?;
-        dist = self.find_dist(path, name, version, reference).await?;
-        self.send(request, &dist).await.map_err(|error| not_to_be_had(name, error))
-    }
-
-    async fn send(&self, request: &Request, dist: &Dist) -> Result<Response> {
-        let is_first = AtomicBool::new(true);
-        let open = async |range: Option<Range<u64>>| {
-            if !is_first.swap(false, Ordering::Relaxed)
-                && let Some(range) = range
-            {
-                let len = Some(range.end - range.start);
-                return Ok(Body::Stream { len, stream: self.repository.blobs.open_later(dist.digest, range) });
-            }
-            let blob = self.repository.blobs.open(&dist.digest, range.clone()).await?;
-            let len = range.map_or(blob.size, |range| range.end - range.start);
-            Ok(match blob.whole {
-                Some(bytes) => Body::from(bytes),
-                None => Body::Stream { len: Some(len), stream: blob.stream },
-            })
-        };
-        dist.file.respond(request, open).await
-    }
-
-    /// Looks a dist up by its reference, which decides; the version in the path only tells two tags of one commit apart.
-    /// Remembered is only the path that the documents tell, so that what clients invent fills no memory, and everything
-    /// about a package is found when it must be forgotten.
-    async fn find_dist(&self, path: &str, name: &str, version: &str, reference: &str) -> Result<Arc<Dist>> {
-        let before = self.documents.changes();
-        let package = packages::find(&self.repository.db, ID, name).await?.ok_or_else(|| no_dist(name, reference))?;
-        let mut versions = packages::by_reference(&self.repository.db, package.id, reference, DIST).await?;
-        let at = versions.iter().position(|found| render::version_in_path(&found.version) == version).unwrap_or(0);
-        if versions.is_empty() {
-            return Err(no_dist(name, reference));
-        }
-        let found = versions.swap_remove(at);
-        let artifact = self
-            .repository
-            .sources
-            .artifact(found.id, &self.format)
-            .await
-            .map_err(|error| not_to_be_had(name, error))?;
-        let told = render::dist_path(name, &found.version, reference, ZIP);
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
-        let stem = format!("{name}-{}", found.version).replace(|c| !is_plain(c), "-");
-        let file_name = format!("attachment; filename=\"{stem}.zip\"");
-        let file = File::new(artifact.digest, artifact.size, "application/zip");
-        let file = match HeaderValue::try_from(file_name) {
-            Ok(value) => file.with(header::CONTENT_DISPOSITION, value),
-            Err(_) => file,
-        };
-        let dist = Arc::new(Dist {
-            file,
-            digest: artifact.digest,
-            id: found.id,
-            package: package.name.into(),
-            version: found.version.into(),
-        });
-        if path == told {
-            self.documents.remember_dist(path, &dist, before);
-        }
-        Ok(dist)
+        self.downloads.send(request, &self.documents, path, asked, &dist).await
     }
 }
 
@@ -231,38 +165,21 @@ fn no_package(name: &str) -> Error {
     Error::not_found(format!("there is no package {name} here, or your token may not read it"))
 }
 
-fn no_dist(name: &str, reference: &str) -> Error {
-    Error::new(
-        Kind::NotFound,
-        format!(
-            "{name} has no version made from {reference} here, or your token may not read it: run `composer update {name}`"
-        ),
-    )
-}
-
-/// What a client is told when the bytes of a dist cannot be had: why, but neither where its source is, which may be hidden,
-/// nor where things lie on this server.
-fn not_to_be_had(name: &str, error: Error) -> Error {
-    let (kind, why) = match error.kind() {
-        // The tree itself is wrong, and its author reads this.
-        Kind::Invalid => return error,
-        kind @ (Kind::NotFound | Kind::Gone) => {
-            (kind, "it is not stored here, and its source does not have it any more")
-        }
-        Kind::TooLarge => (Kind::TooLarge, "it is larger than the limits of this server"),
-        // Not as such: the client would ask its user for another token.
-        Kind::Forbidden | Kind::Unauthenticated => (Kind::Upstream, "its source refuses this server"),
-        kind @ (Kind::Upstream | Kind::Timeout) => (kind, "its source, or the storage of this server, does not answer"),
-        kind => (kind, "this server has trouble with its storage"),
-    };
-    let text = format!("the dist of {name} cannot be had: {why}. The log of the server says more");
-    Error::new(kind, text).caused_by(error)
-}
-
 #[async_trait]
 impl Room for ComposerRoom {
     fn mounts(&self) -> &'static [&'static str] {
-        &["/packages.json", "/p2/", "/dist/", "/list.json", "/search.json", "/downloads", "/changes.json"]
+        &[
+            "/packages.json",
+            "/p2/",
+            "/dist/",
+            "/list.json",
+            "/search.json",
+            "/downloads",
+            "/changes.json",
+            "/filter.json",
+            advisories::API,
+            publish::MOUNT,
+        ]
     }
 
     async fn handle(&self, request: &mut Request, asker: &Arc<Principal>, access: &mut AccessNote) -> Result<Response> {
@@ -271,21 +188,23 @@ impl Room for ComposerRoom {
         let endpoint = Endpoint::parse(&path).ok_or_else(|| {
             Error::not_found("this is not an address of the Composer repository: it begins at /packages.json")
         })?;
-        if endpoint == Endpoint::Notify {
-            if request.method != http::Method::POST {
-                return Ok(method_not_allowed("POST"));
+        match endpoint {
+            Endpoint::Notify if request.method == Method::POST => {
+                return notify::notify(&self.repository.db, &self.recorder, request, asker).await;
             }
-            return notify::notify(&self.repository.db, &self.recorder, request, asker).await;
-        }
-        if !request.reads() {
-            return Ok(method_not_allowed("GET, HEAD"));
+            Endpoint::Notify => return Ok(method_not_allowed("POST")),
+            Endpoint::Publish => return self.publisher.handle(request, asker, access).await,
+            Endpoint::Advisories => {
+                access.action = Some(Action::Read);
+                return advisories::api::answer(&self.repository.db, request, asker).await;
+            }
+            _ if !request.reads() => return Ok(method_not_allowed("GET, HEAD")),
+            _ => {}
         }
         match endpoint {
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
-            Endpoint::Dist { name, version, reference } => {
-                self.dist(request, asker, access, &path, (name, version, reference)).await
-            }
+            Endpoint::Dist(asked) => self.dist(request, asker, access, &path, asked).await,
             Endpoint::List => {
                 access.action = Some(Action::Read);
                 let view = self.view(asker)?;
@@ -303,7 +222,12 @@ impl Room for ComposerRoom {
                 let view = self.view(asker)?;
                 feed::changes(&self.repository.db, &view, request).await
             }
-            Endpoint::Notify => Err(Error::internal("routing", "handled above")),
+            Endpoint::Filter => {
+                access.action = Some(Action::Read);
+                let view = self.view(asker)?;
+                Ok(self.documents.filter(&view).await?.respond(request))
+            }
+            Endpoint::Notify | Endpoint::Publish => Err(Error::internal("routing", "handled above")),
         }
     }
 
@@ -326,16 +250,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_hears_nothing_of_hosts_and_paths() {
-        let secret = "https://git.internal/x.git and /var/lib/larder";
-        for kind in [Kind::NotFound, Kind::Gone, Kind::Forbidden, Kind::Upstream, Kind::Full, Kind::TooLarge] {
-            let told = not_to_be_had("acme/lib", Error::new(kind, secret));
-            assert!(!told.message().contains("internal") && told.chain().contains(secret), "{told}");
-            assert_ne!(told.kind(), Kind::Forbidden);
-        }
-    }
-
-    #[test]
     fn paths() {
         let cases = [
             ("/packages.json", Some(Endpoint::Root)),
@@ -345,13 +259,7 @@ mod tests {
             ("/p2/a/b/c.json", None),
             ("/p2//b.json", None),
             ("/p2/acme/lib", None),
-            (
-                "/dist/acme/lib/1.0.0.0/abc.zip",
-                Some(Endpoint::Dist { name: "acme/lib", version: "1.0.0.0", reference: "abc" }),
-            ),
-            ("/dist/acme/lib/abc.zip", None),
-            ("/dist/a/b/c/1.0.0.0/abc.zip", None),
-            ("/dist/acme/lib/1.0.0.0/abc.tar", None),
+            ("/dist/acme/lib/1.0.0.0/abc.tar.bz2", None),
         ];
         for (path, expected) in cases {
             assert_eq!(Endpoint::parse(path), expected, "{path}");

@@ -11,6 +11,7 @@
 //! brings dists.
 
 mod address;
+mod advisories;
 mod ask;
 mod changes;
 mod checked;

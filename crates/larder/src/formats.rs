@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use larder_composer::{Composer, ComposerRoom, Repository};
+use larder_composer::{Composer, ComposerRoom, Repository, publish::Publisher};
 use larder_core::format::Format;
 use larder_db::changes::Change;
 use larder_http::Room;
@@ -31,16 +31,29 @@ pub fn registry(house: &House) -> Registry {
     Registry::new(house.db.clone(), house.blobs.clone())
 }
 
+/// What asks hosts on the outside.
+pub fn fetch(house: &House) -> Result<Arc<dyn Fetch>> {
+    Ok(Arc::new(HttpFetch::new(FetchSettings::new(house.config.allow_local_sources))?))
+}
+
+/// The operations on Composer packages, for clients that reach this server at `public_url`, and what takes new ones in.
+pub fn repository(house: &House, fetch: Arc<dyn Fetch>, public_url: &str) -> (Repository, Publisher) {
+    let (db, blobs, limits) = (house.db.clone(), house.blobs.clone(), house.config.limits);
+    let allow_local = house.config.allow_local_sources;
+    let proxy =
+        composer::Proxy::new(db.clone(), blobs.clone(), house.vault.clone(), Arc::clone(&fetch), limits, allow_local);
+    let repository = Repository::new(db, blobs, house.sources.clone(), proxy, public_url.to_owned());
+    (repository.clone(), Publisher::new(repository, fetch, limits))
+}
+
 /// The rooms of all formats, for a server that clients reach at `public_url`.
 pub fn rooms(house: &House, public_url: &str) -> Result<Vec<Furnished>> {
-    let repository =
-        Repository::new(house.db.clone(), house.blobs.clone(), house.sources.clone(), public_url.to_owned());
-    let composer = Arc::new(ComposerRoom::new(repository, house.recorder.clone()));
+    let fetch = fetch(house)?;
+    let (repository, publisher) = repository(house, Arc::clone(&fetch), public_url);
+    let composer = Arc::new(ComposerRoom::new(repository, publisher, house.recorder.clone()));
     let gate = Gate::new(house.authenticator.clone(), house.host.clone(), house.config.public_url.clone());
-    let allow_local = house.config.allow_local_sources;
-    let fetch: Arc<dyn Fetch> = Arc::new(HttpFetch::new(FetchSettings::new(allow_local))?);
     let registry = registry(house);
-    let proxy = Proxy::new(registry.clone(), house.vault.clone(), fetch, allow_local);
+    let proxy = Proxy::new(registry.clone(), house.vault.clone(), fetch, house.config.allow_local_sources);
     let oci = Arc::new(OciRoom::new(registry, gate).with_proxy(proxy));
     let (composer_hears, oci_hears) = (Arc::clone(&composer), Arc::clone(&oci));
     Ok(vec![

@@ -4,6 +4,9 @@
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
 
 mod access;
+mod advisory;
+mod composer;
+mod explain;
 mod oci;
 mod package;
 mod reserve;
@@ -14,7 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-pub use self::{access::*, oci::*, package::*, reserve::*, source::*, upkeep::*};
+pub use self::{access::*, advisory::*, composer::*, explain::*, oci::*, package::*, reserve::*, source::*, upkeep::*};
 
 /// One self-hosted registry for your packages, from Git repositories straight to your package manager.
 #[derive(Debug, Parser)]
@@ -91,9 +94,23 @@ pub enum Command {
     /// Keep names for your own packages
     #[command(subcommand, arg_required_else_help = true)]
     Reserve(ReserveCommand),
+    /// Say of each version of a package whether clients get it, and why not
+    ///
+    ///   larder explain composer acme/lib
+    ///   larder explain composer acme/lib 1.2.0 --token ci
+    ///
+    /// Next: `larder composer policy list` shows the rules.
+    #[command(verbatim_doc_comment)]
+    Explain(ExplainPackage),
     /// Read who changed and who fetched what
     #[command(subcommand, arg_required_else_help = true)]
     Audit(AuditCommand),
+    /// Know what is wrong with versions of PHP packages, and let clients know
+    #[command(subcommand, arg_required_else_help = true)]
+    Advisory(AdvisoryCommand),
+    /// Look after PHP packages: policies and blocks
+    #[command(subcommand, arg_required_else_help = true)]
+    Composer(ComposerCommand),
     /// Look after image repositories: policies, retention, usage, tag history
     #[command(subcommand, arg_required_else_help = true)]
     Oci(OciCommand),

@@ -2,14 +2,19 @@
 //! what came of it.
 
 mod add;
+mod advisory;
 mod audit;
+mod composer;
 mod credential;
 mod doctor;
+mod explain;
+mod forge;
 mod fsck;
 mod gc;
 mod grant;
 mod oci;
 mod package;
+mod publish;
 mod reserve;
 mod source;
 mod sync;
@@ -66,7 +71,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Source(command) => source::run(&desk, command).await,
         Command::Package(command) => package::run(&desk, command).await,
         Command::Reserve(command) => reserve::run(&desk, command).await,
+        Command::Explain(wanted) => explain::run(&desk, wanted).await,
         Command::Audit(command) => audit::run(&desk, command).await,
+        Command::Advisory(command) => advisory::run(&desk, command).await,
+        Command::Composer(command) => composer::run(&desk, command).await,
         Command::Oci(command) => oci::run(&desk, command).await,
         Command::Gc { dry_run, explain: None } => gc::run(&desk, dry_run).await,
         Command::Gc { explain: Some(about), .. } => gc::explain(&desk, about).await,
