@@ -10,10 +10,14 @@ use larder_blobs::{Blobs, store::Store};
 use larder_core::Host;
 use larder_db::Db;
 use larder_jobs::{Handler, Runner};
-use larder_native::git::{GitProgram, GitSettings};
+use larder_native::{
+    fetch::{FetchSettings, HttpFetch},
+    git::{GitProgram, GitSettings},
+};
 use larder_oci::{Registry, retention::SweepHandler};
 use larder_sources::{
     Sources,
+    forges::Forges,
     vault::{SecretKey, Vault},
     work::{BuildHandler, SyncHandler},
 };
@@ -40,6 +44,8 @@ pub struct House {
     pub git: Arc<GitProgram>,
     /// The sources.
     pub sources: Sources,
+    /// The forges that list some of them.
+    pub forges: Forges,
     /// Seals and opens secrets.
     pub vault: Vault,
     /// Recognises whoever comes in, once it hears of changes.
@@ -82,6 +88,8 @@ impl House {
             config.limits,
             config.allow_local_sources,
         );
+        let outside = HttpFetch::new(FetchSettings::new(config.allow_local_sources))?;
+        let forges = Forges::new(sources.clone(), Arc::new(outside));
         let recorder = Recorder::new(db.clone());
         let registry = Registry::new(db.clone(), blobs.clone());
         let times = Times {
@@ -90,13 +98,13 @@ impl House {
             access_retention: config.access_retention,
         };
         let handlers: [Arc<dyn Handler>; 4] = [
-            Arc::new(SyncHandler(sources.clone())),
+            Arc::new(SyncHandler(forges.clone())),
             Arc::new(BuildHandler(sources.clone())),
             Arc::new(Housekeeping::new(db.clone(), blobs.clone(), times)),
             Arc::new(SweepHandler::new(registry, config.gc_every, config.untagged)),
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);
-        Ok(Self { config, host, db, store, blobs, git, sources, vault, authenticator, recorder, runner })
+        Ok(Self { config, host, db, store, blobs, git, sources, forges, vault, authenticator, recorder, runner })
     }
 }
 

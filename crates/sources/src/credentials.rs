@@ -1,6 +1,7 @@
 //! Credentials: adding, listing, removing them, and the one place where a sealed secret is opened and handed to the
 //! Git port, for the one host that it was made for.
 
+use http::{HeaderName, header};
 use larder_core::{Error, Kind, Result, grant::check_name};
 use larder_db::{
     Batch, Db, changes, credentials as rows,
@@ -33,11 +34,13 @@ pub enum CredentialKind {
     Gitea,
     /// An OpenSSH private key.
     Ssh,
+    /// A header of a registry's own, whose name stands in place of the user's.
+    Header,
 }
 
 impl CredentialKind {
     /// Every kind with its word.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Basic, "basic"),
         (Self::Bearer, "bearer"),
         (Self::Github, "github"),
@@ -45,6 +48,7 @@ impl CredentialKind {
         (Self::Bitbucket, "bitbucket"),
         (Self::Gitea, "gitea"),
         (Self::Ssh, "ssh"),
+        (Self::Header, "header"),
     ];
 
     /// The kind of this word.
@@ -56,21 +60,60 @@ impl CredentialKind {
     }
 
     /// What a secret of this kind is to the Git port. Forges take a token as the password of a user of their own.
-    fn open(self, username: Option<&str>, secret: String) -> GitSecret {
+    fn open(self, username: Option<&str>, secret: String) -> Result<GitSecret> {
         let basic = |default: &str, secret: String| GitSecret::Basic {
             username: username.unwrap_or(default).to_owned(),
             password: secret,
         };
-        match self {
+        Ok(match self {
+            Self::Header => return Err(not_for_git()),
             Self::Basic => basic("", secret),
             Self::Bearer => GitSecret::Bearer(secret),
             Self::Github => basic("x-access-token", secret),
             Self::Gitlab => basic("oauth2", secret),
+            // An API token goes with an address of mail at the API, and with this name in Git.
+            Self::Bitbucket if username.is_some_and(|name| name.contains('@')) => {
+                GitSecret::Basic { username: "x-bitbucket-api-token-auth".to_owned(), password: secret }
+            }
             Self::Bitbucket => basic("x-token-auth", secret),
             Self::Gitea => basic("git", secret),
             Self::Ssh => GitSecret::Ssh { key: secret },
-        }
+        })
     }
+}
+
+fn not_for_git() -> Error {
+    Error::invalid("the credential is a header for a registry, and Git cannot send it: add a token or a password")
+}
+
+/// The hosts of forges whose API is not where their repositories are. Nothing that a forge answers adds to them.
+const PAIRS: [(CredentialKind, &str, &str); 2] = [
+    (CredentialKind::Github, "github.com", "api.github.com"),
+    (CredentialKind::Bitbucket, "bitbucket.org", "api.bitbucket.org"),
+];
+
+/// What every GitHub of one company's own ends in; `api.` goes in front of it.
+const OWN_GITHUB: &str = ".ghe.com";
+
+/// The API of a forge whose repositories are at `origin`, and the other way round, if the two are different hosts.
+pub fn other_host(kind: CredentialKind, origin: &str) -> Option<String> {
+    let pair = PAIRS.iter().filter(|pair| pair.0 == kind).find_map(|(_, clone, api)| match origin {
+        origin if origin == *clone => Some(*api),
+        origin if origin == *api => Some(*clone),
+        _ => None,
+    });
+    if pair.is_some() || kind != CredentialKind::Github {
+        return pair.map(str::to_owned);
+    }
+    let name = origin.strip_suffix(OWN_GITHUB)?;
+    let (name, api) = name.strip_prefix("api.").map_or((name, false), |name| (name, true));
+    let usable = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    usable.then(|| format!("{}{name}{OWN_GITHUB}", if api { "" } else { "api." }))
+}
+
+/// Whether a credential that belongs to the host `bound` may be sent to `origin`.
+fn reaches(kind: CredentialKind, bound: &str, origin: &str) -> bool {
+    bound == origin || other_host(kind, origin).is_some_and(|other| other == bound)
 }
 
 /// A credential that is about to be added.
@@ -93,6 +136,9 @@ pub async fn add(db: &Db, vault: &Vault, actor: &Actor, new: NewCredential<'_>, 
     let secret = checked_secret(kind, secret)?;
     if kind == CredentialKind::Basic && new.username.is_none() {
         return Err(Error::invalid("a basic credential needs a user name: add --username NAME"));
+    }
+    if kind == CredentialKind::Header {
+        check_header(new.username)?;
     }
     if new.username.is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r', '\0'])) {
         return Err(Error::invalid("a user name is neither empty nor does it hold a colon or a line break"));
@@ -124,6 +170,19 @@ pub async fn add(db: &Db, vault: &Vault, actor: &Actor, new: NewCredential<'_>, 
         error => error.into(),
     })?;
     Ok(credential)
+}
+
+/// Checks the name of a header that holds a secret. Those of the connection are not for that.
+fn check_header(name: Option<&str>) -> Result<()> {
+    let name = name.and_then(|name| name.parse::<HeaderName>().ok()).ok_or_else(|| {
+        Error::invalid("a header needs its name in place of the user's: add --username HEADER, such as X-Api-Key")
+    })?;
+    let of_the_connection =
+        [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT];
+    if of_the_connection.contains(&name) {
+        return Err(Error::invalid(format!("the header `{name}` belongs to the connection and holds no secret")));
+    }
+    Ok(())
 }
 
 /// A secret as it is used: tokens without the line break that `echo` adds, keys with the one that OpenSSH wants.
@@ -188,6 +247,9 @@ pub async fn bind(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential
     if url.transport() == Transport::File {
         return Err(Error::invalid("a file source needs no credential"));
     }
+    if kind == CredentialKind::Header {
+        return Err(not_for_git());
+    }
     if ssh != (kind == CredentialKind::Ssh) {
         let (wanted, given) =
             if ssh { ("an ssh credential", "it is none") } else { ("a token or password", "it is an ssh key") };
@@ -209,8 +271,9 @@ pub async fn bind_to_host(db: &Db, vault: &Vault, actor: &Actor, credential: &Cr
 }
 
 async fn bind_to(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential, origin: &str) -> Result<()> {
+    let kind = CredentialKind::parse(&credential.kind)?;
     match &credential.host {
-        Some(host) if *host == origin => return Ok(()),
+        Some(host) if reaches(kind, host, origin) => return Ok(()),
         Some(host) => return Err(bound_elsewhere(credential, host, origin)),
         None => {}
     }
@@ -237,15 +300,41 @@ pub fn open_for(vault: &Vault, credential: &Credential, url: &GitUrl) -> Result<
 
 /// Opens the secret of a credential for the registry at `origin`, which must be the host that it was made for.
 pub fn open_for_host(vault: &Vault, credential: &Credential, origin: &str) -> Result<Authorization> {
+    if let (CredentialKind::Header, Some(name)) = (CredentialKind::parse(&credential.kind)?, &credential.username) {
+        let value = unseal_at(vault, credential, origin)?;
+        return Ok(Authorization::Header { name: name.clone(), value });
+    }
     open_at(vault, credential, origin)?.try_into()
 }
 
-fn open_at(vault: &Vault, credential: &Credential, origin: &str) -> Result<GitSecret> {
-    match &credential.host {
-        Some(host) if host == origin => {
-            let kind = CredentialKind::parse(&credential.kind)?;
-            Ok(kind.open(credential.username.as_deref(), unseal(vault, credential)?))
+/// Opens the secret of a credential for the API of a forge at `origin`, as this kind of forge wants to be shown it.
+pub fn open_for_api(vault: &Vault, credential: &Credential, origin: &str) -> Result<Authorization> {
+    let kind = CredentialKind::parse(&credential.kind)?;
+    let secret = match open_at(vault, credential, origin)? {
+        GitSecret::Basic { password, .. } => password,
+        other => return other.try_into(),
+    };
+    Ok(match (kind, &credential.username) {
+        (CredentialKind::Gitlab, _) => Authorization::Header { name: "private-token".to_owned(), value: secret },
+        (CredentialKind::Gitea, _) => {
+            Authorization::Header { name: "authorization".to_owned(), value: format!("token {secret}") }
         }
+        (CredentialKind::Basic | CredentialKind::Bitbucket, Some(username)) => {
+            Authorization::Basic { username: username.clone(), password: secret }
+        }
+        _ => Authorization::Bearer(secret),
+    })
+}
+
+fn open_at(vault: &Vault, credential: &Credential, origin: &str) -> Result<GitSecret> {
+    let kind = CredentialKind::parse(&credential.kind)?;
+    kind.open(credential.username.as_deref(), unseal_at(vault, credential, origin)?)
+}
+
+fn unseal_at(vault: &Vault, credential: &Credential, origin: &str) -> Result<String> {
+    let kind = CredentialKind::parse(&credential.kind)?;
+    match &credential.host {
+        Some(host) if reaches(kind, host, origin) => unseal(vault, credential),
         other => Err(bound_elsewhere(credential, other.as_deref().unwrap_or("no host yet"), origin)),
     }
 }
@@ -281,4 +370,52 @@ fn bound_elsewhere(credential: &Credential, host: &str, origin: &str) -> Error {
         "the credential `{}` belongs to {host} and is not sent to {origin}: add another credential for that host",
         credential.name
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_reaches_its_host_and_the_other_half_of_its_forge() {
+        use CredentialKind::{Basic, Bitbucket, Github, Gitlab};
+        for (kind, bound, origin) in [
+            (Github, "github.com", "api.github.com"),
+            (Github, "api.github.com", "github.com"),
+            (Github, "acme.ghe.com", "api.acme.ghe.com"),
+            (Github, "api.acme.ghe.com", "acme.ghe.com"),
+            (Github, "git.example.org", "git.example.org"),
+            (Bitbucket, "bitbucket.org", "api.bitbucket.org"),
+            (Gitlab, "gitlab.com", "gitlab.com"),
+            (Basic, "127.0.0.1:80", "127.0.0.1:80"),
+        ] {
+            assert!(reaches(kind, bound, origin), "{bound} {origin}");
+        }
+        for (kind, bound, origin) in [
+            (Github, "github.com", "api.github.com:80"),
+            (Github, "github.com", "api.bitbucket.org"),
+            (Github, "github.com", "raw.github.com"),
+            (Github, "git.example.org", "api.git.example.org"),
+            (Github, "acme.ghe.com", "api.other.ghe.com"),
+            (Github, "acme.ghe.com", "api.ghe.com"),
+            (Github, "acme.ghe.com", "api.api.acme.ghe.com"),
+            (Github, "acme.ghe.com", "acme.ghe.com:8443"),
+            (Bitbucket, "bitbucket.org", "api.github.com"),
+            (Basic, "github.com", "api.github.com"),
+            (Gitlab, "gitlab.com", "api.gitlab.com"),
+        ] {
+            assert!(!reaches(kind, bound, origin), "{bound} {origin}");
+        }
+    }
+
+    #[test]
+    fn an_api_token_has_a_name_of_its_own_in_git() {
+        let shown = |username| match CredentialKind::Bitbucket.open(username, "x".into()) {
+            Ok(GitSecret::Basic { username, .. }) => username,
+            _ => unreachable!("Git is shown a user name and a password"),
+        };
+        assert_eq!(shown(None), "x-token-auth");
+        assert_eq!(shown(Some("ada")), "ada");
+        assert_eq!(shown(Some("ada@example.org")), "x-bitbucket-api-token-auth");
+    }
 }

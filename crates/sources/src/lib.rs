@@ -3,13 +3,14 @@
 //! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
 //! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
 //! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`registry`] knows those that are other
-//! registries, [`packages`] takes packages away, [`webhooks`] believes forges.
+//! registries, [`forges`] those that list repositories, [`packages`] takes packages away, [`webhooks`] believes forges.
 
 pub mod artifacts;
 pub mod credentials;
 pub mod fetch;
 pub mod flight;
 pub mod folders;
+pub mod forges;
 pub mod git;
 mod intake;
 pub mod manage;

@@ -22,7 +22,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{Request, Response, StatusCode, body::Frame, header};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri, body::Frame, header};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -49,6 +49,21 @@ pub struct Rules {
     pub delay: Duration,
     /// What it does.
     pub manner: Manner,
+    /// What it answers in place of all this where it has something to say: an API beside the repositories.
+    pub api: Option<Api>,
+}
+
+/// Answers some requests, by their address and headers; the others are left to the repositories.
+#[derive(Clone)]
+pub struct Api(pub Arc<Answers>);
+
+/// See [`Api`].
+pub type Answers = dyn Fn(&Uri, &HeaderMap) -> Option<Response<Bytes>> + Send + Sync;
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api(…)")
+    }
 }
 
 /// How the host treats a request.
@@ -78,6 +93,7 @@ impl Default for Rules {
             moved: None,
             delay: Duration::ZERO,
             manner: Manner::Serve,
+            api: None,
         }
     }
 }
@@ -204,6 +220,13 @@ impl File {
     /// A submodule at a commit.
     pub fn submodule(path: impl Into<String>, commit: &str) -> Self {
         Self { mode: "160000", path: path.into(), data: commit.into() }
+    }
+
+    /// The same one in a folder.
+    #[must_use]
+    pub fn below(mut self, folder: &str) -> Self {
+        self.path = format!("{folder}/{}", self.path);
+        self
     }
 
     fn write(&self, stream: &mut Vec<u8>) {
@@ -369,6 +392,9 @@ async fn answer(
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     shared.authorizations.lock().unwrap_or_else(PoisonError::into_inner).extend(given.clone());
     tokio::time::sleep(rules.delay).await;
+    if let Some(answer) = rules.api.as_ref().and_then(|api| (api.0)(request.uri(), request.headers())) {
+        return Ok(answer.map(|body| http_body_util::Full::new(body).map_err(|never| match never {}).boxed_unsync()));
+    }
     if rules.authorization.is_some() && rules.authorization != given {
         return Ok(short(StatusCode::UNAUTHORIZED, (header::WWW_AUTHENTICATE, "Basic realm=\"forge\"".to_owned())));
     }
