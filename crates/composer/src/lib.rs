@@ -22,6 +22,7 @@ pub mod publish;
 pub mod render;
 pub mod routes;
 mod search;
+mod upstream;
 pub mod upstream;
 pub mod version;
 pub mod versions;

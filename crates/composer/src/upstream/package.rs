@@ -182,6 +182,9 @@ pub(super) fn pairs<'a>(raw: &'a RawValue, most: usize, what: &'static str) -> s
 /// Reads versions. Those that stand for themselves get the `name` and `version` that they stand under, if they leave
 /// them out; those that are minified leave out what stands before them.
 fn listed(versions: &Pairs<'_>, alone: Option<&str>) -> Result<Vec<Entry>, Wrong> {
+    if versions.len() > MOST_VERSIONS {
+        return Err(Wrong(format!("has more than {MOST_VERSIONS} versions")));
+    }
     let mut read: Vec<Entry> = Vec::with_capacity(versions.len());
     let (mut carried, mut together) = (HashSet::new(), 0);
     for (key, version) in versions {

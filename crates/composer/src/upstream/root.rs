@@ -52,8 +52,6 @@ pub(super) struct Facts {
     pub(super) mirrors: Vec<Mirror>,
     changes: Option<String>,
     advisories: Option<String>,
-    notify: Option<String>,
-    list: Option<String>,
 }
 
 /// A root file as it came.
@@ -78,10 +76,6 @@ pub(super) struct Root {
     pub(super) changes: Option<Url>,
     /// Where it tells advisories, if it does.
     pub(super) advisories: Option<Url>,
-    /// Where it wants to hear of installs, if it does (`notify-batch`).
-    pub(super) notify: Option<Url>,
-    /// Where it lists the names of its packages, if it does.
-    pub(super) list: Option<Url>,
     pub(super) layout: Layout,
     /// The packages whose versions came with it; sorted.
     inline: Vec<Box<str>>,
@@ -101,8 +95,6 @@ impl Root {
         Self {
             changes: resolved(facts.changes),
             advisories: resolved(facts.advisories),
-            notify: resolved(facts.notify),
-            list: resolved(facts.list),
             layout: facts.layout,
             inline: sorted(inline),
             available: facts.available.map(names),
@@ -206,8 +198,6 @@ impl<'a> File<'a> {
             mirrors: read::<Vec<Mirror>>(written.mirrors).into_iter().flatten().take(MOST_MIRRORS).collect(),
             changes: text(written.changes),
             advisories: read::<Advisories>(written.advisories).and_then(|advisories| advisories.api_url),
-            notify: text(written.notify_batch),
-            list: text(written.list),
         };
         Ok(Self { facts, packages: written.packages, includes, hashes, listings })
     }
@@ -268,10 +258,6 @@ struct Written<'a> {
     changes: Option<&'a RawValue>,
     #[serde(borrow, rename = "security-advisories")]
     advisories: Option<&'a RawValue>,
-    #[serde(borrow, rename = "notify-batch")]
-    notify_batch: Option<&'a RawValue>,
-    #[serde(borrow)]
-    list: Option<&'a RawValue>,
     #[serde(borrow)]
     mirrors: Option<&'a RawValue>,
 }

@@ -39,6 +39,9 @@ pub(super) const INLINE: &str = "inline:";
 /// What stands behind the name of a package in the subject of its branches.
 const BRANCHES: &str = "~dev";
 
+/// The most versions of all packages of a repository.
+const MOST_VERSIONS: usize = 2_000_000;
+
 /// How many rows are read, and how many packages are written, at once.
 const PAGE: u32 = 2_000;
 const CHUNK: usize = 64;
@@ -348,10 +351,12 @@ async fn keep_inline(asker: &Arc<Asker>, files: Vec<Bytes>, now: Time) -> Result
 /// The versions of each package, from all files, by its name in small letters.
 fn gather_inline(files: &[Bytes]) -> Result<BTreeMap<String, Pairs<'_>>, Wrong> {
     let mut packages: BTreeMap<String, Pairs<'_>> = BTreeMap::new();
+    let mut left = MOST_VERSIONS;
     for file in files {
         let Some(field) = File::read(file)?.packages else { continue };
         for (name, versions) in pairs(field, MOST_NAMES, "packages")? {
-            let versions = pairs(versions, usize::MAX, "versions")?;
+            let versions = pairs(versions, left, "versions")?;
+            left -= versions.len();
             let name = if name.is_empty() { name_of(&versions) } else { name };
             if !name.is_empty() {
                 packages.entry(name.to_ascii_lowercase()).or_default().extend(versions);

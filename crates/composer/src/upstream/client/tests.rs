@@ -228,6 +228,12 @@ async fn files_for_tags_and_branches() {
     let Told::Versions { validator, .. } = house.client.package("a/b", true, None).await.unwrap() else { panic!() };
     assert_eq!(house.client.package("a/b", true, Some(&validator)).await.unwrap(), Told::Same);
     assert_ne!(house.client.package("a/b", true, Some("another")).await.unwrap(), Told::Same);
+    house.up.answer("/p2/a/b~dev.json", StatusCode::OK, &[("last-modified", "now")], file("a/b", &["dev-main"]));
+    let Told::Versions { validator, .. } = house.client.package("a/b", true, Some(&validator)).await.unwrap() else {
+        panic!("its date is another one");
+    };
+    assert_eq!(house.client.package("a/b", true, Some(&validator)).await.unwrap(), Told::Same);
+    assert_eq!(house.up.last().headers[header::IF_MODIFIED_SINCE], "now");
 }
 
 #[tokio::test]
