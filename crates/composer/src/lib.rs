@@ -22,7 +22,6 @@ pub mod publish;
 pub mod render;
 pub mod routes;
 mod search;
-mod upstream;
 pub mod upstream;
 pub mod version;
 pub mod versions;
