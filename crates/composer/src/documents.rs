@@ -11,7 +11,6 @@ use std::sync::{
 use larder_auth::View;
 use larder_core::{Digest, Error, Id, Result, Time, pattern::Pattern};
 use larder_db::{
-    advisories,
     changes::Change,
     packages::{self, Package},
     policies, reservations, stamps,
