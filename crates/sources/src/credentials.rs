@@ -418,4 +418,13 @@ mod tests {
         assert_eq!(shown(Some("ada")), "ada");
         assert_eq!(shown(Some("ada@example.org")), "x-bitbucket-api-token-auth");
     }
+
+    #[test]
+    fn a_header_has_a_name_and_is_not_for_git() {
+        assert!(CredentialKind::Header.open(Some("X-Api-Key"), "x".into()).is_err());
+        assert!(check_header(Some("X-Api-Key")).is_ok() && check_header(Some("authorization")).is_ok());
+        for name in [None, Some(""), Some("X Api"), Some("Host"), Some("Transfer-Encoding")] {
+            assert_eq!(check_header(name).unwrap_err().kind(), Kind::Invalid, "{name:?}");
+        }
+    }
 }
