@@ -5,6 +5,7 @@ pub mod api;
 pub mod board;
 pub mod formats;
 mod osv;
+pub mod refresh;
 
 use std::{fmt, str::FromStr};
 

@@ -40,17 +40,17 @@ pub async fn answer(db: &Db, request: &mut Request, asker: &Principal) -> Result
     }
     let body = if post { request.body.read_all(LIMIT).await? } else { Vec::new().into() };
     let body = std::str::from_utf8(&body).map_err(|_| Error::invalid("this is not a form: it is not text"))?;
-    let mut asked = Asked::default();
-    asked.read(request.query()?)?;
-    asked.read(Query::parse(body)?)?;
-    let found = match asked.since {
+    let mut question = Asked::default();
+    question.read(request.query()?)?;
+    question.read(Query::parse(body)?)?;
+    let found = match question.since {
         Some(since) => changed(db, since, asker).await?,
-        None if asked.names.is_empty() => {
+        None if question.names.is_empty() => {
             return Err(Error::invalid(
                 "say which packages: send packages[]=vendor/name for each, or updatedSince=SECONDS",
             ));
         }
-        None => told(db, &asked.names, asker).await?,
+        None => told(db, &question.names, asker).await?,
     };
     let found: Map<String, Value> =
         found.into_iter().map(|(name, advisories)| (name, advisories.iter().map(Advisory::full).collect())).collect();

@@ -17,7 +17,7 @@ use super::{
     Advisory, OWN, Origin, Severity, distinct,
     formats::{Read, Told, is_id, line},
 };
-use crate::{ID, names, policy::is_web_address, versions::Versions};
+use crate::{ID, names, policy::rules::is_web_address, versions::Versions};
 
 /// How many advisories one feed may have.
 const MOST: usize = 200_000;
@@ -126,7 +126,7 @@ pub async fn take_in(db: &Db, telling: &Telling<'_>, read: Read) -> Result<Impor
 
 /// What is to be written.
 enum Step {
-    Put(Advisory),
+    Put(Box<Advisory>),
     Remove { package: String, id: String },
 }
 
@@ -165,11 +165,11 @@ fn steps(db: &Db, telling: &Telling<'_>, read: Read, before: &HashMap<Key, Advis
             Some(known) if Advisory { changed: known.changed, ..advisory.clone() } == *known => imported.unchanged += 1,
             Some(_) => {
                 imported.changed += 1;
-                steps.push(Step::Put(advisory));
+                steps.push(Step::Put(Box::new(advisory)));
             }
             None => {
                 imported.added += 1;
-                steps.push(Step::Put(advisory));
+                steps.push(Step::Put(Box::new(advisory)));
             }
         }
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Origin, Severity, osv};
-use crate::{names, policy::is_web_address, versions::Versions};
+use crate::{names, policy::rules::is_web_address, versions::Versions};
 
 /// How long a title may be, in characters.
 const LONGEST_TITLE: usize = 300;
@@ -199,7 +199,7 @@ pub(super) fn line(text: &str) -> String {
 
 /// A time as registries write it: RFC 3339, or `2026-11-20 08:00:00` in UTC.
 fn moment(text: &str) -> Option<Time> {
-    Time::parse(text).or_else(|_| Time::parse(&format!("{}Z", text.trim().replacen(' ', "T", 1)))).ok()
+    Time::parse(&format!("{}Z", text.trim().replacen(' ', "T", 1))).or_else(|_| Time::parse(text)).ok()
 }
 
 #[cfg(test)]
