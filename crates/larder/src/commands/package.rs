@@ -1,4 +1,4 @@
-//! `larder package`: list, show, remove.
+//! `larder package`: list, show, remove. Publishing is [`publish`]'s.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use larder_db::{
 use larder_sources::manage::GIT;
 use serde_json::{Value, json};
 
-use super::{Desk, source::short};
+use super::{Desk, publish, source::short};
 use crate::{
     cli::PackageCommand,
     output::{Table, bytes, counted, when},
@@ -28,6 +28,7 @@ pub async fn run(desk: &Desk, command: PackageCommand) -> Result<()> {
     match command {
         PackageCommand::List { format } => list(desk, format.as_deref()).await,
         PackageCommand::Show { format, name } => show(desk, &format, &name).await,
+        PackageCommand::Publish(order) => publish::run(desk, order).await,
         PackageCommand::Remove { format, name, version: None } => {
             let package = desk.house.sources.remove_package(&desk.actor, &format, &name).await?;
             let document = json!({ "format": package.format, "name": package.name, "removed": true });
@@ -175,7 +176,7 @@ fn print(
     if !described.is_empty() {
         out.line(format!("  {described}"))?;
     }
-    out.line(format!("  from the source  {}", source.unwrap_or("none")))?;
+    out.line(format!("  from the source  {}", source.unwrap_or("none: it was uploaded")))?;
     out.line(format!("  changed          {}", when(package.changed_at)))?;
     let (downloads, installs) = counts.values().fold((0, 0), |sum, one| (sum.0 + one.downloads, sum.1 + one.installs));
     out.line(format!(
