@@ -6,6 +6,7 @@ mod crashes;
 mod dists;
 mod hostile;
 mod install;
+mod monorepo;
 mod operator;
 mod permissions;
 mod replicas;
