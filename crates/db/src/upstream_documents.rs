@@ -19,7 +19,6 @@ statements! {
         on conflict (source_id, subject) do update set content = excluded.content, size = excluded.size,
             validator = excluded.validator, fetched_at = excluded.fetched_at";
     REMOVE = "delete from upstream_documents where source_id = $1 and subject = $2";
-    REMOVE_OF_SOURCE = "delete from upstream_documents where source_id = $1";
     PAGE = "select subject, validator from upstream_documents
         where source_id = $1 and substr(subject, 1, length(cast($2 as text))) = $2 and subject > $3
         order by subject limit $4";
@@ -61,11 +60,6 @@ impl Document {
             Ok(read) => Err(damaged(format!("{read} bytes instead of {size}").into())),
             Err(error) => Err(damaged(error.into())),
         }
-    }
-
-    /// How many bytes it takes here.
-    pub fn stored(&self) -> usize {
-        self.gzip.len()
     }
 }
 
@@ -127,11 +121,6 @@ pub fn remove(source: Id, subject: &str) -> Statement {
     Statement::write(REMOVE, [source.into(), subject.into()])
 }
 
-/// Forgets all documents of a source.
-pub fn remove_of_source(source: Id) -> Statement {
-    Statement::write(REMOVE_OF_SOURCE, [source.into()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +129,7 @@ mod tests {
     fn what_is_kept_comes_back_or_is_said_to_be_damaged() {
         let content = "the same again and again, ".repeat(1000).into_bytes();
         let document = Document::new(&content, "v1", Time::from_seconds(5));
-        assert!(document.stored() < content.len() / 10);
+        assert!(document.gzip.len() < content.len() / 10);
         assert_eq!(document.content().unwrap(), content);
         for size in [0, document.size - 1, document.size + 1] {
             assert!(Document { size, ..document.clone() }.content().is_err(), "{size}");

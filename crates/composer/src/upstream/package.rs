@@ -10,7 +10,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{error::Category, value::RawValue};
 
 use crate::{
     entry::{Entry, UNSET, minified},
@@ -24,16 +24,21 @@ const MOST_FIELDS: usize = 500;
 /// The most fields of all versions of one package, once what is left out because it stands before is written out.
 const MOST_FIELDS_TOGETHER: usize = 2_000_000;
 
+/// How much is told of what came, in characters.
+const MOST_TOLD: usize = 200;
+
 /// Why what came is not kept, as what follows "it".
 #[derive(Debug)]
 pub(super) struct Wrong(pub(super) String);
 
 impl From<serde_json::Error> for Wrong {
     fn from(error: serde_json::Error) -> Self {
+        // It may quote what came, however long that is.
+        let why: String = error.to_string().chars().take(MOST_TOLD).flat_map(char::escape_debug).collect();
         match error.classify() {
-            serde_json::error::Category::Eof => Self("ends in the middle".into()),
-            serde_json::error::Category::Data => Self(format!("has another shape than expected ({error})")),
-            _ => Self(format!("is not JSON ({error})")),
+            Category::Eof => Self("ends in the middle".into()),
+            Category::Data => Self(format!("has another shape than expected ({why})")),
+            Category::Syntax | Category::Io => Self(format!("is not JSON ({why})")),
         }
     }
 }
@@ -340,7 +345,9 @@ mod tests {
             r#"{"packages":{"a/b":1}}"#,
             r#"{"packages":{"a/b":["1.0"]}}"#,
             r#"{"packages":{"a/b":[null]}}"#,
+            &format!(r#"{{"packages":"{}"}}"#, "x\\u0007".repeat(10_000)),
         ] {
+            assert!(wrong(body).len() < 1_000 && !wrong(body).contains(char::is_control));
             assert!(wrong(body).contains("shape"), "{body}: {}", wrong(body));
         }
     }

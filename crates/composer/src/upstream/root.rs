@@ -14,7 +14,7 @@ use super::{
     address::{self, Mirror, Place},
     package::{Wrong, pairs},
 };
-use crate::entry::Entry;
+use crate::{entry::Entry, names::check_package};
 
 /// The most names that an upstream may tell, files that its root file may be spread over, and patterns.
 pub(super) const MOST_NAMES: usize = 500_000;
@@ -90,8 +90,7 @@ impl Root {
     pub(super) fn new(facts: Facts, place: &Place, inline: Vec<Box<str>>, hashes: Hashes) -> Self {
         // Somebody who names a strange address here loses what it is for, and nothing else.
         let resolved = |text: Option<String>| text.and_then(|text| place.resolve(&text).ok());
-        let names =
-            |names: Vec<String>| sorted(names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect());
+        let names = |names: Vec<String>| sorted(names.iter().filter_map(|name| usable(name)).collect());
         Self {
             changes: resolved(facts.changes),
             advisories: resolved(facts.advisories),
@@ -154,6 +153,12 @@ impl Root {
     }
 }
 
+/// The name of a package in small letters, if it is one that anybody can ask for.
+pub(super) fn usable(name: &str) -> Option<Box<str>> {
+    let name = name.to_ascii_lowercase();
+    check_package(&name).is_ok().then(|| name.into())
+}
+
 fn sorted(mut names: Vec<Box<str>>) -> Vec<Box<str>> {
     names.sort_unstable();
     names.dedup();
@@ -211,7 +216,7 @@ pub(super) fn add_hashes(hashes: &mut Hashes, listing: &RawValue) -> Result<(), 
         let Some(hash) = hash else {
             return Err(Wrong(format!("tells no SHA-256 of the file of `{}`", name.escape_debug())));
         };
-        hashes.insert(name.to_ascii_lowercase().into(), hash);
+        hashes.extend(usable(&name).map(|name| (name, hash)));
         if hashes.len() > MOST_NAMES {
             return Err(Wrong(format!("tells more than {MOST_NAMES} names")));
         }

@@ -27,7 +27,7 @@ use super::{
     address::Place,
     ask::{Asked, Asker, ROOT},
     package::{Halves, Pairs, Wrong, pairs},
-    root::{Facts, File, Hashes, Layout, MOST_FILES, MOST_NAMES, Part, Root, read_listing},
+    root::{Facts, File, Hashes, Layout, MOST_FILES, MOST_NAMES, Part, Root, read_listing, usable},
 };
 
 /// The subjects of what is kept: the facts, the hashes, files by their paths, and packages by their names.
@@ -325,7 +325,7 @@ async fn keep_inline(asker: &Arc<Asker>, files: Vec<Bytes>, now: Time) -> Result
         let mut batch = Batch::new();
         for (name, versions) in packages {
             let halves = Halves::new(&name, &versions).unwrap_or_else(|wrong| {
-                tracing::warn!(source = %asker.upstream.source.name, package = name, why = wrong.0, "left out");
+                tracing::warn!(source = %asker.upstream.source.name, package = %name, why = wrong.0, "left out");
                 Halves::default()
             });
             for (dev, content) in [(false, &halves.tagged), (true, &halves.branches)] {
@@ -334,7 +334,7 @@ async fn keep_inline(asker: &Arc<Asker>, files: Vec<Bytes>, now: Time) -> Result
                 let statement = keep(&asker, &subject, content.as_deref(), before.as_deref(), now);
                 batch = statement.into_iter().fold(batch, Batch::with);
             }
-            names.push(name.into());
+            names.push(name);
             if batch.len() >= CHUNK {
                 asker.db.commit(std::mem::take(&mut batch)).await?;
             }
@@ -349,8 +349,8 @@ async fn keep_inline(asker: &Arc<Asker>, files: Vec<Bytes>, now: Time) -> Result
 }
 
 /// The versions of each package, from all files, by its name in small letters.
-fn gather_inline(files: &[Bytes]) -> Result<BTreeMap<String, Pairs<'_>>, Wrong> {
-    let mut packages: BTreeMap<String, Pairs<'_>> = BTreeMap::new();
+fn gather_inline(files: &[Bytes]) -> Result<BTreeMap<Box<str>, Pairs<'_>>, Wrong> {
+    let mut packages: BTreeMap<Box<str>, Pairs<'_>> = BTreeMap::new();
     let mut left = MOST_VERSIONS;
     for file in files {
         let Some(field) = File::read(file)?.packages else { continue };
@@ -358,8 +358,8 @@ fn gather_inline(files: &[Bytes]) -> Result<BTreeMap<String, Pairs<'_>>, Wrong> 
             let versions = pairs(versions, left, "versions")?;
             left -= versions.len();
             let name = if name.is_empty() { name_of(&versions) } else { name };
-            if !name.is_empty() {
-                packages.entry(name.to_ascii_lowercase()).or_default().extend(versions);
+            if let Some(name) = usable(&name) {
+                packages.entry(name).or_default().extend(versions);
             }
         }
         if packages.len() > MOST_NAMES {
