@@ -227,7 +227,9 @@ impl Room for ComposerRoom {
                 let view = self.view(asker)?;
                 Ok(self.documents.filter(&view).await?.respond(request))
             }
-            Endpoint::Notify | Endpoint::Publish => Err(Error::internal("routing", "handled above")),
+            Endpoint::Notify | Endpoint::Publish | Endpoint::Advisories => {
+                Err(Error::internal("routing", "handled above"))
+            }
         }
     }
 

@@ -39,9 +39,7 @@ pub fn fetch(house: &House) -> Result<Arc<dyn Fetch>> {
 /// The operations on Composer packages, for clients that reach this server at `public_url`, and what takes new ones in.
 pub fn repository(house: &House, fetch: Arc<dyn Fetch>, public_url: &str) -> (Repository, Publisher) {
     let (db, blobs, limits) = (house.db.clone(), house.blobs.clone(), house.config.limits);
-    let allow_local = house.config.allow_local_sources;
-    let proxy =
-        composer::Proxy::new(db.clone(), blobs.clone(), house.vault.clone(), Arc::clone(&fetch), limits, allow_local);
+    let proxy = house.upstreams.clone();
     let repository = Repository::new(db, blobs, house.sources.clone(), proxy, public_url.to_owned());
     (repository.clone(), Publisher::new(repository, fetch, limits))
 }

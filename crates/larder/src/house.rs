@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use larder_audit::Recorder;
 use larder_auth::{Authenticator, Passes};
 use larder_blobs::{Blobs, store::Store};
+use larder_composer::{Proxy as Upstreams, advisories::refresh::RefreshHandler};
 use larder_core::Host;
 use larder_db::Db;
 use larder_jobs::{Handler, Runner};
@@ -17,6 +18,7 @@ use larder_native::{
 use larder_oci::{Registry, retention::SweepHandler};
 use larder_sources::{
     Sources,
+    fetch::Fetch,
     forges::Forges,
     vault::{SecretKey, Vault},
     work::{BuildHandler, SyncHandler},
@@ -46,6 +48,8 @@ pub struct House {
     pub sources: Sources,
     /// The forges that list some of them.
     pub forges: Forges,
+    /// The registries that PHP packages come from.
+    pub upstreams: Upstreams,
     /// Seals and opens secrets.
     pub vault: Vault,
     /// Recognises whoever comes in, once it hears of changes.
@@ -88,8 +92,16 @@ impl House {
             config.limits,
             config.allow_local_sources,
         );
-        let outside = HttpFetch::new(FetchSettings::new(config.allow_local_sources))?;
-        let forges = Forges::new(sources.clone(), Arc::new(outside));
+        let outside: Arc<dyn Fetch> = Arc::new(HttpFetch::new(FetchSettings::new(config.allow_local_sources))?);
+        let forges = Forges::new(sources.clone(), Arc::clone(&outside));
+        let upstreams = Upstreams::new(
+            db.clone(),
+            blobs.clone(),
+            vault.clone(),
+            outside,
+            config.limits,
+            config.allow_local_sources,
+        );
         let recorder = Recorder::new(db.clone());
         let registry = Registry::new(db.clone(), blobs.clone());
         let times = Times {
@@ -97,14 +109,29 @@ impl House {
             walk: WALK.min(config.blob_abandoned),
             access_retention: config.access_retention,
         };
-        let handlers: [Arc<dyn Handler>; 4] = [
+        let handlers: [Arc<dyn Handler>; 5] = [
             Arc::new(SyncHandler(forges.clone())),
             Arc::new(BuildHandler(sources.clone())),
             Arc::new(Housekeeping::new(db.clone(), blobs.clone(), times)),
             Arc::new(SweepHandler::new(registry, config.gc_every, config.untagged)),
+            Arc::new(RefreshHandler::new(db.clone(), upstreams.clone())),
         ];
         let runner = Runner::new(db.clone(), &format!("larder-{}", std::process::id()), config.workers, handlers);
-        Ok(Self { config, host, db, store, blobs, git, sources, forges, vault, authenticator, recorder, runner })
+        Ok(Self {
+            config,
+            host,
+            db,
+            store,
+            blobs,
+            git,
+            sources,
+            forges,
+            upstreams,
+            vault,
+            authenticator,
+            recorder,
+            runner,
+        })
     }
 }
 

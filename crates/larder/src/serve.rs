@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use larder_audit::Seen;
 use larder_auth::Authenticator;
+use larder_composer::advisories::refresh::REFRESH;
 use larder_core::{
     Error, Kind, Result as CoreResult,
     grant::{Action, Principal},
@@ -107,6 +108,7 @@ async fn schedule(house: &House) -> Result<()> {
     for kind in [HOUSEKEEPING, SWEEP] {
         queue::enqueue(&house.db, kind, "", now.plus(house.config.gc_every)).await?;
     }
+    queue::ensure(&house.db, REFRESH, "", now).await?;
     for source in sources::list(&house.db).await?.iter().filter(|source| source.kind == GIT) {
         queue::ensure(&house.db, SYNC, &source.id.to_string(), now).await?;
     }

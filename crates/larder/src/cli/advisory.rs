@@ -20,7 +20,7 @@ pub enum AdvisoryCommand {
     ///   larder advisory import advisories.json
     ///   larder advisory import osv/ --feed osv
     ///
-    /// Advisories of registries upstream come by themselves, every hour.
+    /// Advisories of registries upstream come by themselves: see `larder advisory refresh`.
     #[command(verbatim_doc_comment)]
     Import {
         /// The file or folder
@@ -29,6 +29,10 @@ pub enum AdvisoryCommand {
         #[arg(long, value_name = "NAME")]
         feed: Option<String>,
     },
+    /// Ask every registry upstream now what it knows
+    ///
+    /// A running server does that by itself, every hour. No name of a package is sent.
+    Refresh,
     /// Write an advisory of your own
     ///
     ///   larder advisory add acme/lib --affected '<1.2.3' --title 'Anybody may log in' --severity high

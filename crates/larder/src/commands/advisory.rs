@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use larder_composer::advisories::{
     Advisory,
-    board::{self, Own, Telling},
+    board::{self, Imported, Own, Telling},
     formats::{self, Problem, Read},
+    refresh::refresh_all,
 };
 use larder_core::Time;
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ const MOST_PROBLEMS: usize = 20;
 pub async fn run(desk: &Desk, command: AdvisoryCommand) -> Result<()> {
     match command {
         AdvisoryCommand::Import { path, feed } => import(desk, &path, feed).await,
+        AdvisoryCommand::Refresh => refresh(desk).await,
         AdvisoryCommand::Add(order) => add(desk, order).await,
         AdvisoryCommand::List { package: Some(package), .. } => of_package(desk, &package.to_ascii_lowercase()).await,
         AdvisoryCommand::List { feeds: true, .. } => feeds(desk).await,
@@ -70,6 +72,37 @@ async fn add(desk: &Desk, order: AdvisoryAdd) -> Result<()> {
     Ok(())
 }
 
+async fn refresh(desk: &Desk) -> Result<()> {
+    let outcomes = refresh_all(&desk.house.db, &desk.house.upstreams, &desk.actor).await?;
+    let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+    if desk.out.wants_json() {
+        let all = outcomes.iter().map(|(name, outcome)| match outcome {
+            Ok(imported) => json!({ "source": name, "imported": imported }),
+            Err(error) => json!({ "source": name, "problem": error.message() }),
+        });
+        desk.out.document(&all.collect::<Vec<Value>>())?;
+    } else if outcomes.is_empty() {
+        desk.out.line("There is no registry upstream to ask: `larder source add composer URL` adds one.")?;
+    } else {
+        for (name, outcome) in &outcomes {
+            desk.out.line(match outcome {
+                Ok(Some(imported)) => sum(name, imported),
+                Ok(None) => format!("{name}: it offers no advisories."),
+                Err(error) => format!("{name}: {}", error.message()),
+            })?;
+        }
+    }
+    if failed > 0 {
+        bail!("{} upstreams could not be asked; what they told before still holds", failed);
+    }
+    Ok(())
+}
+
+fn sum(feed: &str, imported: &Imported) -> String {
+    let Imported { added, changed, unchanged, removed } = imported;
+    format!("{feed}: {added} new, {changed} changed, {unchanged} the same, {removed} gone.")
+}
+
 async fn import(desk: &Desk, path: &Path, feed: Option<String>) -> Result<()> {
     let feed = feed.unwrap_or_else(|| name_of(path));
     board::check_feed(&feed)?;
@@ -101,10 +134,7 @@ async fn import(desk: &Desk, path: &Path, feed: Option<String>) -> Result<()> {
     if problems.len() > MOST_PROBLEMS {
         desk.out.line(format!("… and {} more like that", problems.len() - MOST_PROBLEMS))?;
     }
-    desk.out.line(format!(
-        "{feed}: {} new, {} changed, {} the same, {} gone.",
-        imported.added, imported.changed, imported.unchanged, imported.removed
-    ))?;
+    desk.out.line(sum(&feed, &imported))?;
     if unread > 0 {
         desk.out.hint(format!("Nothing was taken to be gone, because {} could not be read.", counted(unread, "file")));
     }
