@@ -16,7 +16,7 @@ use larder_http::{Access, AccessLog, Part, Readiness, Room, Site};
 use larder_jobs::queue;
 use larder_native::listener::{Limits, Listener};
 use larder_oci::retention::SWEEP;
-use larder_sources::{manage::GIT, work::SYNC};
+use larder_sources::work::{SYNC, is_scheduled};
 use larder_webhooks::WebhookRoom;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -109,7 +109,7 @@ async fn schedule(house: &House) -> Result<()> {
         queue::enqueue(&house.db, kind, "", now.plus(house.config.gc_every)).await?;
     }
     queue::ensure(&house.db, REFRESH, "", now).await?;
-    for source in sources::list(&house.db).await?.iter().filter(|source| source.kind == GIT) {
+    for source in sources::list(&house.db).await?.iter().filter(|source| is_scheduled(source)) {
         queue::ensure(&house.db, SYNC, &source.id.to_string(), now).await?;
     }
     Ok(())

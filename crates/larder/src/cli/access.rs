@@ -100,9 +100,9 @@ pub enum CredentialCommand {
         /// What people call it
         name: String,
         /// How it is shown to the host
-        #[arg(long, value_parser = ["basic", "bearer", "github", "gitlab", "bitbucket", "gitea", "ssh"])]
+        #[arg(long, value_parser = ["basic", "bearer", "github", "gitlab", "bitbucket", "gitea", "ssh", "header"])]
         kind: String,
-        /// The user name that goes with it; the kinds of forges know their own
+        /// The user name that goes with it, or the name of the header; the kinds of forges know their own
         #[arg(long, value_name = "U")]
         username: Option<String>,
         /// The one host (HOST or HOST:PORT) that it may be sent to
@@ -111,7 +111,7 @@ pub enum CredentialCommand {
     },
     /// List credentials, never their secrets
     List,
-    /// Reach every source that uses a credential
+    /// Ask a forge what its credential may do and until when, and reach every source that uses it
     Test {
         /// Its name or its id
         name: String,

@@ -20,11 +20,16 @@ pub enum SourceCommand {
     ///   larder source add oci https://ghcr.io --prefix ghcr
     ///   larder source add composer https://packages.example.org --credential shop --only 'shop/*'
     ///
-    /// The tags and branches of a Git repository become versions. What another
+    ///   larder source add github 'acme/*' --credential forge
+    ///   larder source add gitlab 'acme/**' --api https://git.example.org/api/v4
+    ///
+    /// The tags and branches of a Git repository become versions. Of a forge (github,
+    /// gitlab, bitbucket, gitea) every repository that holds packages becomes a source
+    /// of its own; new ones, archived ones and renamed ones are noticed. What another
     /// registry has is fetched when a client first asks for it, and kept.
     ///
     /// Next: `larder source sync NAME` for a Git repository, unless a server runs: it
-    /// begins at once. Another registry needs no sync.
+    /// begins at once; for a forge it is the same. Another registry needs no sync.
     #[command(verbatim_doc_comment, arg_required_else_help = true)]
     Add(AddSource),
     /// List sources and how they are; other registries in the order in which they are asked
@@ -73,19 +78,28 @@ pub enum SourceCommand {
     #[command(verbatim_doc_comment)]
     Move(MoveSource),
     /// Take a source away with all its packages
+    ///
+    /// A forge goes with the repositories that it found, or without them, as you say.
     Remove {
         /// Its name or its id
         name: String,
+        /// Of a forge: the repositories that it found as well, with all their packages
+        #[arg(long)]
+        with_repositories: bool,
+        /// Of a forge: keep them, as sources of their own
+        #[arg(long, conflicts_with = "with_repositories")]
+        keep_repositories: bool,
     },
 }
 
 /// `larder source add`.
 #[derive(Debug, Args)]
 pub struct AddSource {
-    /// git, or the format of another registry: composer, oci
-    #[arg(value_name = "git|FORMAT")]
+    /// git; a forge: github, gitlab, bitbucket, gitea; or the format of another registry: composer, oci
+    #[arg(value_name = "git|FORGE|FORMAT")]
     pub kind: String,
-    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git; of a registry https://host
+    /// https://host/path.git, ssh://git@host/path.git or git@host:path.git; of a registry https://host; of a forge
+    /// OWNER/PATTERN: 'acme/*', 'acme/lib-*', with groups in groups 'acme/**'
     pub url: Option<String>,
     /// What people call it [default: the last part of the URL, or its host]
     #[arg(long, value_name = "N")]
@@ -109,6 +123,12 @@ pub struct AddSource {
     /// Do not tell clients where the repositories are that packages are made from
     #[arg(long)]
     pub hide_source: bool,
+    /// Where the API of the forge is, such as https://git.example.org/api/v3 [default: that of the forge's own site]
+    #[arg(long, value_name = "URL", help_heading = FORGE)]
+    pub api: Option<String>,
+    /// How often to ask the forge for its repositories [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FORGE)]
+    pub list_every: Option<Duration>,
     /// Tell them [default: unless another registry needs a credential]
     #[arg(long, conflicts_with = "hide_source")]
     pub show_source: bool,
@@ -144,7 +164,8 @@ pub struct MoveSource {
 }
 
 /// The headings of options that only one kind of source knows.
-const GIT: &str = "Of Git repositories";
+const GIT: &str = "Of Git repositories, and of those of a forge";
+const FORGE: &str = "Of forges";
 const REGISTRY: &str = "Of other registries";
 
 /// Where clients fetch files.

@@ -1,9 +1,10 @@
-//! `larder source add`: a Git repository, or another registry.
+//! `larder source add`: a Git repository, a forge with many, or another registry.
 
 use anyhow::{Result, bail};
 use larder_db::sources::Source;
 use larder_jobs::queue;
 use larder_sources::{
+    forges::ForgeKind,
     manage::{GIT, NewGitSource},
     registry::{self, NewRegistry, Upstream},
     settings::{GitSettings, KeepWord, MovedTagsWord},
@@ -11,11 +12,11 @@ use larder_sources::{
 };
 use serde_json::json;
 
-use super::Desk;
+use super::{Desk, forge};
 use crate::cli::{AddSource, Dists, Keep, MovedTags, wrong_usage};
 
 /// How often a Git source is looked at if nobody says otherwise.
-const EVERY: std::time::Duration = std::time::Duration::from_secs(4 * 3_600);
+pub const EVERY: std::time::Duration = std::time::Duration::from_secs(4 * 3_600);
 
 pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
     let Some(url) = new.url.clone() else {
@@ -26,11 +27,29 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
     };
     let for_git = new.every.is_some() || new.keep.is_some() || new.moved_tags.is_some() || !new.packages.is_empty();
     let for_registries = !new.only.is_empty() || new.fresh.is_some() || new.prefix.is_some() || new.dists.is_some();
+    let for_forges = new.api.is_some() || new.list_every.is_some();
     if new.kind == GIT {
         if for_registries {
             wrong_usage("--only, --fresh, --prefix and --dists are for other registries, and this is a Git repository");
         }
+        if for_forges {
+            wrong_usage("--api and --list-every are for forges, and this is one Git repository");
+        }
         return git(desk, &new, &url).await;
+    }
+    if let Some(kind) = ForgeKind::parse(&new.kind) {
+        if for_registries {
+            wrong_usage(
+                "--only, --fresh, --prefix and --dists are for other registries, and this is a forge: write 'acme/lib-*'",
+            );
+        }
+        let source = forge::add(desk, &new, kind, &url, git_settings(&new)).await?;
+        say(desk, &source)?;
+        desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
+        return Ok(());
+    }
+    if for_forges {
+        wrong_usage("--api and --list-every are for forges, and this is another registry");
     }
     if for_git {
         wrong_usage(
@@ -42,7 +61,18 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
 
 async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
     let house = &desk.house;
-    let settings = GitSettings {
+    let (name, credential) = (new.name.as_deref(), new.credential.as_deref());
+    let git = NewGitSource { url, name, credential, every: new.every.unwrap_or(EVERY), settings: git_settings(new) };
+    let source = house.sources.add_git(&desk.actor, git).await?;
+    queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
+    say(desk, &source)?;
+    desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
+    Ok(())
+}
+
+/// What the options say of a Git repository, or of each one of a forge.
+fn git_settings(new: &AddSource) -> GitSettings {
+    GitSettings {
         keep: match new.keep.unwrap_or(Keep::Light) {
             Keep::Light => KeepWord::Light,
             Keep::Full => KeepWord::Full,
@@ -53,14 +83,7 @@ async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
         },
         show_source: !new.hide_source,
         packages: new.packages.clone(),
-    };
-    let (name, credential) = (new.name.as_deref(), new.credential.as_deref());
-    let new = NewGitSource { url, name, credential, every: new.every.unwrap_or(EVERY), settings };
-    let source = house.sources.add_git(&desk.actor, new).await?;
-    queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
-    say(desk, &source)?;
-    desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
-    Ok(())
+    }
 }
 
 async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
@@ -91,7 +114,7 @@ async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
             .to_owned()
     } else {
         format!(
-            "It is asked for every name that is not here yet. Keep your own from it: `larder reserve add {} 'acme/*'`, or \
+            "It is asked for every name that is not here yet. Keep your own from it: `larder reserve add 'acme/*' --format {}`, or \
              remove it, and add it again with --only.",
             source.kind
         )

@@ -3,15 +3,17 @@
 use std::io::{self, IsTerminal as _, Read as _};
 
 use anyhow::{Context as _, Result, bail};
+use larder_core::Time;
 use larder_db::{
     credentials::{self as rows, Credential},
     sources::{self, Source},
 };
 use larder_sources::{
     credentials::{self, NewCredential},
+    forges::ForgeKind,
     manage::GIT,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Desk;
 use crate::{
@@ -83,16 +85,61 @@ async fn list(desk: &Desk) -> Result<()> {
     Ok(table.print(desk.out)?)
 }
 
-/// Reaches every source that uses a credential.
+/// What a forge says of its credential, and whether it may be used at all; nothing for others.
+async fn standing(desk: &Desk, credential: &Credential) -> Result<(Value, bool)> {
+    let standing = match desk.house.forges.standing(credential).await {
+        Ok(Some(standing)) => standing,
+        Ok(None) => return Ok((Value::Null, true)),
+        Err(error) => {
+            if !desk.out.wants_json() {
+                desk.out.line(format!("the forge cannot be asked: {error}"))?;
+            }
+            return Ok((json!({ "problem": error.message() }), false));
+        }
+    };
+    if !desk.out.wants_json() {
+        let whom = standing.account.as_deref().unwrap_or("not told");
+        desk.out.line(format!("{}: stands for {whom}", standing.api))?;
+        let scopes = standing.scopes.as_ref().map(|scopes| scopes.join(", "));
+        desk.out.line(format!("  scopes      {}", scopes.as_deref().unwrap_or("the forge does not say")))?;
+        let ends = standing.expires_at.map(Time::rfc3339);
+        desk.out.line(format!("  expires     {}", ends.as_deref().unwrap_or("the forge does not say, or never")))?;
+        if let Some(rate) = standing.rate {
+            desk.out.line(format!("  rate limit  {} of {} questions left", rate.remaining, rate.limit))?;
+        }
+        for warning in &standing.warnings {
+            desk.out.line(format!("  warning     {warning}"))?;
+        }
+    }
+    let document = json!({
+        "api": standing.api,
+        "account": standing.account,
+        "scopes": standing.scopes,
+        "expires_at": standing.expires_at.map(Time::rfc3339),
+        "rate_limit": standing.rate.map(|rate| json!({
+            "limit": rate.limit, "remaining": rate.remaining, "reset_at": rate.reset().map(Time::rfc3339),
+        })),
+        "warnings": standing.warnings,
+        "accepted": standing.accepted,
+    });
+    Ok((document, standing.accepted))
+}
+
+/// Asks the forge of a credential what it thinks of it, and reaches every source that uses it.
 async fn test(desk: &Desk, name: &str) -> Result<()> {
     let house = &desk.house;
     let credential = credentials::find(&house.db, name).await?;
     credentials::check_seal(&house.vault, &credential)?;
     let sources = sources::list(&house.db).await?;
     let users: Vec<_> = sources.iter().filter(|source| source.credential_id == Some(credential.id)).collect();
+    let (forge, accepted) = standing(desk, &credential).await?;
     let mut results = Vec::new();
     let mut failed = 0;
     for source in &users {
+        if ForgeKind::of(source).is_some() {
+            // Asked above.
+            continue;
+        }
         if source.kind != GIT {
             // It takes the protocol of its format to ask.
             let note = "another registry, which is asked when a client next wants something";
@@ -119,10 +166,13 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
         }));
     }
     if desk.out.wants_json() {
-        desk.out.document(&json!({ "name": credential.name, "sources": results }))?;
-    } else if users.is_empty() {
+        desk.out.document(&json!({ "name": credential.name, "forge": forge, "sources": results }))?;
+    } else if users.is_empty() && forge.is_null() {
         desk.out
             .line(format!("The credential `{name}` can be opened, but no source uses it yet: nothing was reached."))?;
+    }
+    if !accepted {
+        bail!("the forge does not take the credential `{name}`, or could not be asked");
     }
     if failed > 0 {
         bail!("{} cannot be reached with the credential `{name}`", counted(failed, "source"));
@@ -135,7 +185,7 @@ fn users(credential: &Credential, sources: &[Source]) -> Vec<String> {
     sources.iter().filter(uses).map(|source| source.name.clone()).collect()
 }
 
-fn describe(credential: &Credential, users: &[String]) -> serde_json::Value {
+fn describe(credential: &Credential, users: &[String]) -> Value {
     json!({
         "id": credential.id,
         "name": credential.name,

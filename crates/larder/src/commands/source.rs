@@ -11,15 +11,19 @@ use larder_db::{
 };
 use larder_jobs::{Entry, State};
 use larder_sources::{
+    forges::Orphans,
     manage::GIT,
     registry::{self, Dists, Place, Upstream},
+    reservations::Reservations,
     settings::{GitSettings, MovedTagsWord},
-    work::SYNC,
+    work::{SYNC, is_scheduled},
 };
 use serde_json::{Value, json};
 
 use super::{
-    Desk, add, sync,
+    Desk, add,
+    forge::{self, Forge, Origin},
+    sync,
     webhook::{self, Webhook},
 };
 use crate::{
@@ -46,8 +50,13 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
             move_to(desk, &name, to).await
         }
         SourceCommand::RotateWebhook { name } => webhook::rotate(desk, &name).await,
-        SourceCommand::Remove { name } => {
-            let source = desk.house.sources.remove(&desk.actor, &name).await?;
+        SourceCommand::Remove { name, with_repositories, keep_repositories } => {
+            let repositories = match (with_repositories, keep_repositories) {
+                (true, _) => Some(Orphans::Remove),
+                (_, true) => Some(Orphans::Keep),
+                _ => None,
+            };
+            let source = desk.house.forges.remove(&desk.actor, &name, repositories).await?;
             let document = json!({ "id": source.id, "name": source.name, "removed": true });
             desk.out.either(&document, format!("The source `{}` is gone, with all its packages.", source.name))?;
             desk.out
@@ -68,11 +77,11 @@ async fn move_to(desk: &Desk, name: &str, to: Place<'_>) -> Result<()> {
 /// Gives each upstream its number among those of its format, and sorts them so, after all Git sources.
 fn numbered(mut sources: Vec<Source>) -> Vec<(Source, Option<usize>)> {
     // Both sorts keep equals as they were: Git sources by name.
-    sources.sort_by_key(|source| if source.kind == GIT { None } else { Some(registry::place(source)) });
-    sources.sort_by_key(|source| if source.kind == GIT { String::new() } else { source.kind.clone() });
+    sources.sort_by_key(|source| if is_scheduled(source) { None } else { Some(registry::place(source)) });
+    sources.sort_by_key(|source| if is_scheduled(source) { String::new() } else { source.kind.clone() });
     let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
     let numbered = sources.into_iter().map(|source| {
-        let number = (source.kind != GIT).then(|| {
+        let number = (!is_scheduled(&source)).then(|| {
             let number = numbers.entry(source.kind.clone()).or_default();
             *number += 1;
             *number
@@ -102,10 +111,10 @@ async fn list(desk: &Desk) -> Result<()> {
                 source.name.clone(),
                 source.kind.clone(),
                 order.map_or_else(|| "-".to_owned(), |number| number.to_string()),
-                state_of(source).to_owned(),
+                format!("{}{}", state_of(source), if source.archived { ", archived" } else { "" }),
                 packages.to_string(),
                 when_or(source.synced_at, "never"),
-                if source.kind == GIT { next_look(&recent, desk.house.host.now()) } else { "when asked".to_owned() },
+                if is_scheduled(source) { next_look(&recent, desk.house.host.now()) } else { "when asked".to_owned() },
                 source.url.clone(),
             ]);
         }
@@ -145,6 +154,7 @@ fn describe(source: &Source, recent: &[Entry]) -> Value {
         "name": source.name,
         "kind": source.kind,
         "url": source.url,
+        "archived": source.archived,
         "state": state_of(source),
         "problem": source.problem,
         "every_seconds": source.every.as_secs(),
@@ -159,7 +169,7 @@ fn describe(source: &Source, recent: &[Entry]) -> Value {
 
 /// How it is. Another registry is asked when a client wants something, and so is never new.
 fn state_of(source: &Source) -> &'static str {
-    if source.kind == GIT { source.state.as_str() } else { "ok" }
+    if is_scheduled(source) { source.state.as_str() } else { "ok" }
 }
 
 fn parsed(text: &str) -> Value {
@@ -177,8 +187,11 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
         recent: jobs::of_subject(db, SYNC, &source.id.to_string(), RECENT).await?,
         refs: sources::refs(db, source.id).await?,
         versions: packages::keys_of_source(db, source.id).await?,
+        offered: Reservations::new(db.clone()).offered(&source).await?,
         webhook: if source.kind == GIT { Some(Webhook::of(desk, &source).await) } else { None },
         credential,
+        forge: Forge::of(desk, &source).await?,
+        origin: forge::origin_of(desk, &source).await?,
         source,
     };
     if desk.out.wants_json() {
@@ -186,6 +199,10 @@ async fn show(desk: &Desk, name: &str) -> Result<()> {
     }
     if seen.source.kind == GIT {
         return seen.print(desk.out, desk.house.host.now());
+    }
+    if let Some(forge) = &seen.forge {
+        let next = next_look(&seen.recent, desk.house.host.now());
+        return forge.print(&seen.source, &next, seen.credential.as_deref(), desk.out);
     }
     let format = desk.house.sources.format(&seen.source.kind);
     let links = format.and_then(|format| format.proxied()).is_some_and(|proxied| proxied.links);
@@ -197,7 +214,13 @@ struct Seen {
     source: Source,
     credential: Option<String>,
     webhook: Option<Webhook>,
+    /// The repositories that it lists.
+    forge: Option<Forge>,
+    /// The forge that found it.
+    origin: Option<Origin>,
     recent: Vec<Entry>,
+    /// The names that it offers although they are not its own, each with when it was last seen to.
+    offered: Vec<(String, Time)>,
     refs: Vec<SourceRef>,
     versions: Vec<VersionKey>,
 }
@@ -249,6 +272,10 @@ impl Seen {
     fn document(&self) -> Value {
         let mut document = describe(&self.source, &self.recent);
         document["credential"] = self.credential.clone().into();
+        let offered = self.offered.iter().map(|(name, seen)| json!({ "name": name, "seen_at": seen.rfc3339() }));
+        document["offered"] = offered.collect();
+        document["repositories"] = self.forge.as_ref().map(Forge::document).into();
+        document["forge"] = self.origin.as_ref().map(Origin::document).into();
         document["webhook"] = self.webhook.as_ref().map(Webhook::document).into();
         let packages = self.packages();
         document["packages"] = packages
@@ -296,6 +323,9 @@ impl Seen {
         }
         out.line(format!("  next look   {} (every {})", next_look(&self.recent, now), format_duration(source.every)))?;
         out.line(format!("  credential  {}", self.credential.as_deref().unwrap_or("none")))?;
+        if let Some(origin) = &self.origin {
+            out.line(origin.line(source.archived))?;
+        }
         if let Some(webhook) = &self.webhook {
             webhook.print(out)?;
         }
@@ -330,12 +360,27 @@ impl Seen {
         if let Some(prefix) = &upstream.settings.prefix {
             out.line(format!("  here        {prefix}/NAME"))?;
         }
+        self.print_offered(out)?;
         if links {
             let from = if upstream.settings.dists == Dists::Here { "here" } else { "the registry itself" };
             let shown = if upstream.shows_source() { "shown to" } else { "hidden from" };
             out.line(format!("  clients     fetch files from {from}; where sources are is {shown} them"))?;
         }
         self.print_packages(out)
+    }
+
+    /// Names that are ours, and that it has as well.
+    fn print_offered(&self, out: Output) -> Result<()> {
+        for (name, seen) in self.offered.iter().take(SHOWN) {
+            out.line(format!(
+                "  WARNING     it offers {name}, which is yours: nothing is taken (last seen {})",
+                when(*seen)
+            ))?;
+        }
+        if let Some(more) = self.offered.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            out.line(format!("  WARNING     and {more} more; --json lists all"))?;
+        }
+        Ok(())
     }
 
     fn print_packages(&self, out: Output) -> Result<()> {
@@ -385,7 +430,7 @@ impl Seen {
 }
 
 /// Prints the first lines, and how many more there are.
-fn print_some(out: Output, lines: impl ExactSizeIterator<Item = String>) -> Result<()> {
+pub fn print_some(out: Output, lines: impl ExactSizeIterator<Item = String>) -> Result<()> {
     let more = lines.len().saturating_sub(SHOWN);
     for line in lines.take(SHOWN) {
         out.line(line)?;

@@ -6,7 +6,10 @@ use anyhow::{Result, anyhow, bail};
 use larder_core::Id;
 use larder_db::sources::{self, Source, SourceState};
 use larder_jobs::{Entry, Runner, State, queue};
-use larder_sources::{manage::GIT, registry, work::SYNC};
+use larder_sources::{
+    registry,
+    work::{SYNC, is_scheduled},
+};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -36,7 +39,7 @@ struct Ended {
 /// Syncs one source.
 pub async fn one(desk: &Desk, name: &str, accept_removals: bool) -> Result<()> {
     let mut source = desk.house.sources.find(name).await?;
-    if source.kind != GIT {
+    if !is_scheduled(&source) {
         return refresh(desk, &source).await;
     }
     if accept_removals && source.state == SourceState::Held {
@@ -79,7 +82,7 @@ pub async fn all(desk: &Desk) -> Result<()> {
     let patience = patience(desk)?;
     let mut running = JoinSet::new();
     for source in sources {
-        if source.kind != GIT {
+        if !is_scheduled(&source) {
             registry::make_stale(&desk.house.db, &desk.actor, &source).await?;
             running.spawn(async move { Ok(Ended { name: source.name, result: Ok(REFRESHED.to_owned()) }) });
             continue;
