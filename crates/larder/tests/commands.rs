@@ -300,7 +300,7 @@ fn other_registries_are_asked_in_an_order_that_can_be_changed() {
         let url = format!("https://{name}.example.org");
         larder.ok(&[&["source", "add", "composer", &url, "--name", name][..], more].concat())
     };
-    has(&add("one", &[]), &["`one`", "larder reserve add composer"]);
+    has(&add("one", &[]), &["`one`", "larder reserve add 'acme/*' --format composer"]);
     add("two", &["--only", "a/*", "--dists", "upstream", "--hide-source"]);
     add("three", &["--only", "b/*", "--show-source"]);
     let order = || {

@@ -7,6 +7,7 @@ mod access;
 mod advisory;
 mod composer;
 mod explain;
+mod lock;
 mod oci;
 mod package;
 mod reserve;
@@ -17,7 +18,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-pub use self::{access::*, advisory::*, composer::*, explain::*, oci::*, package::*, reserve::*, source::*, upkeep::*};
+pub use self::{
+    access::*, advisory::*, composer::*, explain::*, lock::*, oci::*, package::*, reserve::*, source::*, upkeep::*,
+};
 
 /// One self-hosted registry for your packages, from Git repositories straight to your package manager.
 #[derive(Debug, Parser)]
@@ -91,6 +94,9 @@ pub enum Command {
     /// Look at packages, and take them away
     #[command(subcommand, arg_required_else_help = true)]
     Package(PackageCommand),
+    /// Check lock files of projects: is all that they need here?
+    #[command(subcommand, arg_required_else_help = true)]
+    Lock(LockCommand),
     /// Keep names for your own packages
     #[command(subcommand, arg_required_else_help = true)]
     Reserve(ReserveCommand),

@@ -13,14 +13,14 @@ use larder_core::time::format_duration;
 use larder_db::{Dialect, credentials as rows, sources};
 use larder_jobs::queue;
 use larder_native::git::GitSettings;
-use larder_sources::credentials;
+use larder_sources::{credentials, reservations::Reservations};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     config::Config,
     house::House,
-    output::{Output, bytes, counted},
+    output::{Output, bytes, counted, when},
 };
 
 /// Less room than this is a warning, in bytes.
@@ -219,7 +219,8 @@ async fn check_house(found: &mut Findings, config: Config) -> Result<()> {
     check_secrets(found, &house).await?;
     check_clock(found, &house).await?;
     check_queue(found, &house).await?;
-    check_sources(found, &house).await
+    check_sources(found, &house).await?;
+    check_names(found, &house).await
 }
 
 /// How much room the disks have.
@@ -332,6 +333,33 @@ async fn check_sources(found: &mut Findings, house: &House) -> Result<()> {
     }
     if troubled.is_empty() {
         found.ok("sources", format!("{}, none in trouble", counted(all.len() as u64, "source")))?;
+    }
+    Ok(())
+}
+
+/// Whether an upstream offers names that are ours.
+async fn check_names(found: &mut Findings, house: &House) -> Result<()> {
+    let reservations = Reservations::new(house.db.clone());
+    let mut count = 0;
+    for source in sources::list(&house.db).await? {
+        let offered = reservations.offered(&source).await?;
+        let Some((first, seen)) = offered.first() else { continue };
+        count += 1;
+        let more = match offered.len() {
+            1 => String::new(),
+            many => format!(" and {}", counted(many as u64 - 1, "other name")),
+        };
+        found.warning(
+            "names",
+            format!(
+                "`{}` offers {first}{more}, which are yours (seen {}): nothing is taken from there; find out who publishes them",
+                source.name,
+                when(*seen)
+            ),
+        )?;
+    }
+    if count == 0 {
+        found.ok("names", "no upstream is known to offer a name of yours")?;
     }
     Ok(())
 }

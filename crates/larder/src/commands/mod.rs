@@ -12,6 +12,7 @@ mod forge;
 mod fsck;
 mod gc;
 mod grant;
+mod lock;
 mod oci;
 mod package;
 mod publish;
@@ -70,6 +71,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Credential(command) => credential::run(&desk, command).await,
         Command::Source(command) => source::run(&desk, command).await,
         Command::Package(command) => package::run(&desk, command).await,
+        Command::Lock(command) => lock::run(&desk, command).await,
         Command::Reserve(command) => reserve::run(&desk, command).await,
         Command::Explain(wanted) => explain::run(&desk, wanted).await,
         Command::Audit(command) => audit::run(&desk, command).await,
