@@ -332,3 +332,102 @@ fn is_like(pattern: &str, name: &str) -> bool {
     }
     pattern[at.0..].iter().all(|byte| *byte == b'*')
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn layout(root: &serde_json::Value) -> Layout {
+        File::read(root.to_string().as_bytes()).unwrap().facts.layout
+    }
+
+    #[test]
+    fn the_newest_protocol_of_a_root_counts() {
+        let all = json!({"metadata-url": "a", "providers-lazy-url": "b", "providers-url": "c", "packages": {},
+            "includes": {"x": {}}, "provider-includes": {"y": {}}});
+        let mut root = all.clone();
+        for (field, expected) in [
+            ("metadata-url", Layout::Files("a".into())),
+            ("providers-lazy-url", Layout::Lazy("b".into())),
+            ("providers-url", Layout::Hashed("c".into())),
+            ("", Layout::Whole),
+        ] {
+            assert_eq!(layout(&root), expected);
+            root.as_object_mut().unwrap().remove(field);
+        }
+        let text = all.to_string();
+        let file = File::read(text.as_bytes()).unwrap();
+        assert!(file.includes.is_empty() && file.listings.is_empty(), "what is older is not fetched");
+    }
+
+    #[test]
+    fn empty_things_of_other_types_are_nothing() {
+        for nothing in [json!([]), json!(null), json!({})] {
+            let root = json!({"packages": nothing, "includes": nothing, "metadata-url": "", "mirrors": nothing,
+                "security-advisories": nothing, "metadata-changes-url": false, "available-packages": nothing,
+                "providers-lazy-url": nothing, "list": 1});
+            let text = root.to_string();
+            let file = File::read(text.as_bytes()).unwrap();
+            assert_eq!(file.facts.layout, Layout::Whole, "{nothing}");
+            assert!(file.includes.is_empty());
+        }
+    }
+
+    #[test]
+    fn half_of_what_is_offered_is_nothing() {
+        let read = |root: serde_json::Value| {
+            let text = root.to_string();
+            let facts = File::read(text.as_bytes()).unwrap().facts;
+            let place = Place::new(&Url::parse("https://a.example.org/").unwrap(), false);
+            let kept: Facts = serde_json::from_slice(&serde_json::to_vec(&facts).unwrap()).unwrap();
+            assert_eq!(kept, facts);
+            Root::new(facts, &place, Vec::new(), Hashes::new())
+        };
+        let root = |available, patterns| {
+            read(
+                json!({"metadata-url": "/%package%", "available-packages": available, "available-package-patterns": patterns}),
+            )
+        };
+        assert_eq!(root(json!(["a/b"]), json!(null)).offers("c/d"), Some(false));
+        assert_eq!(root(json!([]), json!(null)).offers("c/d"), Some(false));
+        assert_eq!(root(json!(["a/b"]), json!(["c/*"])).offers("c/d"), Some(true));
+        for unreadable in
+            [root(json!(["a/b", 1]), json!(["e/*"])), root(json!(["a/b"]), json!("e/*")), root(json!(7), json!(null))]
+        {
+            assert_eq!((unreadable.offers("c/d"), unreadable.names()), (None, None));
+        }
+    }
+
+    #[test]
+    fn patterns_as_clients_read_them() {
+        for (pattern, name, expected) in [
+            ("a/*", "a/b", true),
+            ("A/*", "a/b", true),
+            ("a/*", "ab/c", false),
+            ("*", "a/b", true),
+            ("a*/x", "a/b/x", true),
+            ("a/b", "a/b", true),
+            ("a/b", "a/bc", false),
+            ("*/*-bundle", "a/x-bundle-bundle", true),
+            ("a.c/*", "abc/d", false),
+            ("", "a/b", false),
+        ] {
+            assert_eq!(is_like(pattern, name), expected, "{pattern} {name}");
+        }
+        let slow = format!("{}b", "a*".repeat(100));
+        assert!(!is_like(&slow, &"a".repeat(255)));
+    }
+
+    #[test]
+    fn a_listing_tells_hashes() {
+        let mut hashes = Hashes::new();
+        let good = format!(r#"{{"providers":{{"A/b":{{"sha256":"{}"}},"php":{{"sha256":"{0}"}}}}}}"#, "AB".repeat(32));
+        read_listing(&mut hashes, good.as_bytes()).unwrap();
+        assert_eq!((hashes.len(), hashes.get("a/b")), (1, Some(&[0xab; 32])));
+        for wrong in [r#"{"providers":{"a/b":{"sha256":"12"}}}"#, r#"{"providers":{"a/b":{}}}"#, "{}", "[]"] {
+            assert!(read_listing(&mut hashes, wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}
