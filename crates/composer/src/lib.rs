@@ -14,6 +14,7 @@ pub mod entry;
 mod feed;
 pub mod filter;
 pub mod ingest;
+pub mod legacy;
 pub mod lockfile;
 pub mod names;
 mod notify;

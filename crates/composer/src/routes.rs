@@ -20,8 +20,8 @@ use crate::{
     ID, advisories,
     documents::Documents,
     downloads::{Asked, Downloads},
-    feed, notify,
-    offers::Repository,
+    feed, legacy, notify,
+    offers::{Part, Repository},
     publish::{self, Publisher},
     search,
 };
@@ -49,6 +49,10 @@ enum Endpoint<'a> {
     Advisories,
     /// Below [`publish::MOUNT`].
     Publish,
+    /// Anything else below `dist/`: an address that another server gave out.
+    Old,
+    /// `p/vendor/name.json`: a package as another server told it.
+    OldPackage { name: &'a str },
 }
 
 impl<'a> Endpoint<'a> {
@@ -70,7 +74,11 @@ impl<'a> Endpoint<'a> {
             let (name, dev) = file.strip_suffix("~dev").map_or((file, false), |name| (name, true));
             return is_package_path(name).then_some(Self::Package { name, dev });
         }
-        Asked::parse(path).map(Self::Dist)
+        if let Some(name) = legacy::document_of(path) {
+            return Some(Self::OldPackage { name });
+        }
+        let old = || (!legacy::readings(path).is_empty()).then_some(Self::Old);
+        Asked::parse(path).map(Self::Dist).or_else(old)
     }
 }
 
@@ -150,6 +158,33 @@ impl ComposerRoom {
         access.version = Some(Arc::clone(&dist.version));
         self.downloads.send(request, &self.documents, path, asked, &dist).await
     }
+
+    /// What an address of another server stands for; `otherwise` if that is nothing.
+    async fn old(
+        &self,
+        request: &Request,
+        asker: &Principal,
+        access: &mut AccessNote,
+        path: &str,
+        otherwise: Error,
+    ) -> Result<Response> {
+        let may = |name: &str| decide(asker, Action::Read, ID, name) == Decision::Allow;
+        let Some(address) = self.repository.from_old(path, may).await? else {
+            access.action = Some(Action::Read);
+            return Err(otherwise);
+        };
+        self.dist(request, asker, access, &address.path(), address.asked()).await
+    }
+
+    async fn old_package(&self, asker: &Principal, access: &mut AccessNote, name: &str) -> Result<Response> {
+        access.action = Some(Action::Read);
+        demand_sight(asker, name)?;
+        let package = self.repository.find(name).await?.ok_or_else(|| no_package(name))?;
+        access.package = Some(package.name.as_str().into());
+        let entries = self.repository.offers(package, Part::All).await?.entries()?;
+        let document = legacy::document(name, &entries)?.to_json()?;
+        Ok(Response::bytes(StatusCode::OK, "application/json", document))
+    }
 }
 
 /// Refuses, as if it were not there, a package that the asker may not read.
@@ -165,12 +200,19 @@ fn no_package(name: &str) -> Error {
     Error::not_found(format!("there is no package {name} here, or your token may not read it"))
 }
 
+fn no_old() -> Error {
+    Error::not_found(
+        "this address was given out by another server, and what it stands for is not here, or your token may not read it: run `composer update`",
+    )
+}
+
 #[async_trait]
 impl Room for ComposerRoom {
     fn mounts(&self) -> &'static [&'static str] {
         &[
             "/packages.json",
             "/p2/",
+            "/p/",
             "/dist/",
             "/list.json",
             "/search.json",
@@ -204,7 +246,15 @@ impl Room for ComposerRoom {
         match endpoint {
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
-            Endpoint::Dist(asked) => self.dist(request, asker, access, &path, asked).await,
+            Endpoint::Dist(asked) => match self.dist(request, asker, access, &path, asked).await {
+                Err(error) if error.kind() == Kind::NotFound => self.old(request, asker, access, &path, error).await,
+                answer => answer,
+            },
+            Endpoint::Old => {
+                let unknown = if asker.token.is_some() { no_old() } else { unauthenticated() };
+                self.old(request, asker, access, &path, unknown).await
+            }
+            Endpoint::OldPackage { name } => self.old_package(asker, access, name).await,
             Endpoint::List => {
                 access.action = Some(Action::Read);
                 let view = self.view(asker)?;
@@ -261,7 +311,11 @@ mod tests {
             ("/p2/a/b/c.json", None),
             ("/p2//b.json", None),
             ("/p2/acme/lib", None),
-            ("/dist/acme/lib/1.0.0.0/abc.tar.bz2", None),
+            ("/dist/acme/lib/1.0.0.0/abc.tar.bz2", Some(Endpoint::Old)),
+            ("/dist/acme/lib/v1.0.0.zip", Some(Endpoint::Old)),
+            ("/dist/acme/lib.zip", None),
+            ("/p/acme/lib.json", Some(Endpoint::OldPackage { name: "acme/lib" })),
+            ("/p/acme.json", None),
         ];
         for (path, expected) in cases {
             assert_eq!(Endpoint::parse(path), expected, "{path}");
