@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(of_dist(&odd, &[]), [format!("d/{}.zip", md5("r1")), "e".to_owned()]);
         assert_eq!(md5(""), "d41d8cd98f00b204e9800998ecf8427e");
         for none in [r#"{"type":"zip"}"#, "null", "[]", r#"{"type":"zip","url":""}"#] {
-            assert!(of_dist(&entry(none), &[preferred.clone()]).is_empty(), "{none}");
+            assert!(of_dist(&entry(none), std::slice::from_ref(&preferred)).is_empty(), "{none}");
         }
     }
 }
