@@ -189,7 +189,7 @@ impl Client {
     /// not tell changes.
     pub(super) async fn changes(&self, since: Option<&str>) -> Result<Changes, Failure> {
         let mut url = self.root().await?.changes.clone().ok_or(Failure::Absent)?;
-        // Asked without one, packagist.org says with a 400 what to begin with.
+        // Asked without one, registries say with a 400 what to begin with.
         let also = since.is_none().then_some(StatusCode::BAD_REQUEST);
         if let Some(since) = since {
             url.query_pairs_mut().append_pair("since", since);
