@@ -12,5 +12,6 @@ mod permissions;
 mod replicas;
 mod requests;
 mod sources;
+mod uploads;
 mod upstream_layouts;
 mod webhooks;
