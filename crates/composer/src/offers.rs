@@ -29,6 +29,7 @@ use crate::{
     render::{self, Dist, Field, Told},
     upstream::{self, Proxy},
     version::{Stability, Version},
+    versions::Versions,
 };
 
 /// The kind of dist that is made here.
@@ -43,6 +44,9 @@ pub(crate) const KINDS: [(&str, &str); 6] = [
     ("rar", "application/vnd.rar"),
     ("phar", "application/octet-stream"),
 ];
+
+/// How long a reason of another registry may be, in characters: it is printed in terminals.
+const LONGEST_REASON: usize = 500;
 
 /// How many reasons for missing versions a document tells.
 const MOST_WARNINGS: usize = 10;
@@ -152,6 +156,37 @@ struct Beside {
     filter: Option<Raw>,
 }
 
+impl Beside {
+    /// What does harm, as the other registry says: that is held for every client, also for those who read no lists.
+    fn harmful(&self) -> Vec<Harm> {
+        let listed = self.filter.as_ref().and_then(Raw::read::<Entry>).and_then(|lists| {
+            let malware: Vec<Value> = lists.get(filter::MALWARE)?.read()?;
+            Some(malware)
+        });
+        listed.unwrap_or_default().into_iter().filter_map(|harm| serde_json::from_value(harm).ok()).collect()
+    }
+}
+
+/// Versions that do harm.
+#[derive(Deserialize)]
+struct Harm {
+    #[serde(rename = "constraint")]
+    versions: Versions,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    url: Option<String>,
+}
+
+impl Harm {
+    fn verdict(&self) -> Verdict {
+        let reason = self.reason.as_deref().unwrap_or("it is malware").replace(char::is_control, " ");
+        let reason = reason.chars().take(LONGEST_REASON).collect();
+        let url = self.url.clone().filter(|url| policy::rules::is_web_address(url));
+        Verdict::Blocked { reason, by: "the list of malware of the registry that it comes from".to_owned(), url }
+    }
+}
+
 impl Offers {
     /// Whether another registry has a say in it.
     pub fn is_foreign(&self) -> bool {
@@ -205,6 +240,7 @@ impl Offers {
             Some(Abandoned::Is(abandoned)) => Field::Set(Value::from(*abandoned)),
             Some(Abandoned::For(replacement)) => Field::Set(Value::from(replacement.as_str())),
         };
+        let harmful = self.beside.harmful();
         let mut until: Option<Time> = None;
         for (offer, fix) in offers.iter_mut().zip(fixes) {
             let judged = Judged {
@@ -214,7 +250,8 @@ impl Offers {
                 fix,
                 advisories,
             };
-            offer.verdict = judge.verdict(judged, now);
+            let harm = harmful.iter().find(|harm| harm.versions.have(&offer.version));
+            offer.verdict = harm.map_or_else(|| judge.verdict(judged, now), Harm::verdict);
             offer.told.abandoned = abandoned.clone();
             if let Verdict::TooYoung { until: ripe, .. } = offer.verdict {
                 until = Some(until.map_or(ripe, |first| first.min(ripe)));
@@ -293,16 +330,16 @@ impl Repository {
     /// Whether the bytes of a version that has a row may be had, also if no document tells it any more.
     pub(crate) async fn verdict(&self, package: &Package, row: &Row) -> Result<Verdict> {
         let judge = self.rules().await?.of(&package.name);
-        if judge.is_silent() {
-            return Ok(Verdict::Visible);
-        }
         let is_foreign = row.origin == upstream::ORIGIN;
-        if is_foreign && judge.ages() {
+        if is_foreign {
             let offers = self.offers(package.clone(), Part::of_version(&row.version)).await?;
             let offer = offers.versions.into_iter().find(|offer| offer.version.normalized() == row.version);
             if let Some(offer) = offer.filter(|offer| offer.key.as_ref() == Some(&row.reference)) {
                 return Ok(offer.verdict);
             }
+        }
+        if judge.is_silent() {
+            return Ok(Verdict::Visible);
         }
         let advisories = advisories::of_package(&self.db, &package.name).await?;
         let version = Version::from_normalized(row.display.as_str(), row.version.as_str());
