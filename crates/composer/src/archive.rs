@@ -101,7 +101,7 @@ pub(crate) async fn look(source: &Source, limits: &Limits, wanted: bool) -> Resu
     let path = manifest.map(|entry| entry.path.clone());
     let bytes = proven(source, &directory, &folder, path.as_deref()).await?;
     let manifest = path.is_some().then_some(bytes);
-    Ok(Archive { folder, manifest, is_plain, changed, directory })
+    Ok(Archive { directory, folder, manifest, is_plain, changed })
 }
 
 /// Reads all files, and gives the bytes of the one at `path`.

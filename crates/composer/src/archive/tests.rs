@@ -1,7 +1,5 @@
 //! Zips that nobody should send, written byte by byte: each lie on its own, and noise.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
-
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -113,12 +111,12 @@ fn zip_with(entries: &[Entry], end: &End) -> Vec<u8> {
         let fields = |flags: u16, size: u32, name: &[u8]| {
             let described = flags & 8 != 0;
             let mut fields = Vec::new();
-            [20, flags, entry.method, 0x6000, 0x5a21].iter().for_each(|n: &u16| fields.extend(n.to_le_bytes()));
+            fields.extend([20, flags, entry.method, 0x6000, 0x5a21].into_iter().flat_map(u16::to_le_bytes));
             let numbers = if described { [0; 3] } else { [entry.crc, entry.compressed, size] };
-            numbers.iter().for_each(|n| fields.extend(n.to_le_bytes()));
-            [name.len(), entry.extra.len()]
-                .iter()
-                .for_each(|n| fields.extend(u16::try_from(*n).unwrap().to_le_bytes()));
+            fields.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+            fields.extend(
+                [name, &entry.extra].into_iter().flat_map(|part| u16::try_from(part.len()).unwrap().to_le_bytes()),
+            );
             fields
         };
         out.extend(b"PK\x03\x04");
@@ -147,7 +145,7 @@ fn zip_with(entries: &[Entry], end: &End) -> Vec<u8> {
         out.extend(44_u64.to_le_bytes());
         out.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let numbers = [u64::from(count), u64::from(count), directory.len() as u64, start as u64];
-        numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        out.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
         out.extend(b"PK\x06\x07\0\0\0\0");
         out.extend(record.to_le_bytes());
         out.extend(1_u32.to_le_bytes());
@@ -160,8 +158,8 @@ fn zip_with(entries: &[Entry], end: &End) -> Vec<u8> {
 
 fn end_record(count: u16, size: u32, start: u32, comment: &[u8]) -> Vec<u8> {
     let mut end = b"PK\x05\x06\0\0\0\0".to_vec();
-    [count, count].iter().for_each(|n| end.extend(n.to_le_bytes()));
-    [size, start].iter().for_each(|n| end.extend(n.to_le_bytes()));
+    end.extend([count, count].into_iter().flat_map(u16::to_le_bytes));
+    end.extend([size, start].into_iter().flat_map(u32::to_le_bytes));
     end.extend(u16::try_from(comment.len()).unwrap().to_le_bytes());
     end.extend(comment);
     end
