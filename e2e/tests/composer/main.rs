@@ -4,6 +4,7 @@
 mod configuration;
 mod crashes;
 mod dists;
+mod forges;
 mod hostile;
 mod install;
 mod monorepo;
