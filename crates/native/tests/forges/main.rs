@@ -233,6 +233,12 @@ async fn a_list_that_is_not_whole_lets_nothing_go() {
         house.teller.world().retry_after = Some(300);
         let found = house.discover(&forge).await.unwrap();
         assert_eq!((found.resume_at, found.gone.len()), (Some(reset.plus(Duration::from_secs(300))), 0));
+        // It says so in words alone.
+        house.teller.world().retry_after = None;
+        let words = b"{\"message\":\"You have exceeded a secondary rate limit.\"}".to_vec();
+        house.teller.world().instead = Some((403, words, None));
+        let found = house.discover(&forge).await.unwrap();
+        assert_eq!((found.resume_at, found.gone.len()), (Some(reset.plus(Duration::from_secs(900))), 0));
         assert_eq!(house.children(&forge).await, 3);
         assert_eq!(house.source("acme-three").await.state, SourceState::New);
     }
