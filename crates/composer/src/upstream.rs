@@ -318,7 +318,7 @@ impl Proxy {
 
     fn remembered(&self, name: &str, part: &str) -> Option<Looked> {
         let now = self.now();
-        if self.inner.absent.get(name).is_some_and(|at| now.since(at) < ABSENT) {
+        if self.is_absent(name) {
             return Some(Looked::Absent);
         }
         match self.inner.fresh.get(part)? {
@@ -335,6 +335,11 @@ impl Proxy {
         if self.has_changed(name, before) {
             self.inner.fresh.remove(part);
         }
+    }
+
+    /// Whether no upstream had a package a moment ago.
+    fn is_absent(&self, name: &str) -> bool {
+        self.inner.absent.get(name).is_some_and(|at| self.now().since(at) < ABSENT)
     }
 
     fn note_absent(&self, name: &str, before: u64) {

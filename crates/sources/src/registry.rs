@@ -91,6 +91,7 @@ pub struct RegistrySettings {
     pub show_source: Option<bool>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_default(dists: &Dists) -> bool {
     *dists == Dists::default()
 }
@@ -295,7 +296,7 @@ impl Sources {
                 fetch::shown(&url)
             )));
         }
-        if !url.path().ends_with('/') && !url.path().ends_with(".json") {
+        if !url.path().ends_with('/') && url.path().strip_suffix(".json").is_none() {
             let path = format!("{}/", url.path());
             url.set_path(&path);
         }

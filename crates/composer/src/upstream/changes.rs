@@ -39,7 +39,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    fn read(check: Check) -> Option<Self> {
+    fn read(check: &Check) -> Option<Self> {
         let (since, timestamp) = check.validator.split_once(' ')?;
         Some(Self { since: since.to_owned(), timestamp: timestamp.to_owned(), polled_at: check.checked_at })
     }
@@ -117,7 +117,7 @@ impl Proxy {
             }
             known.changes
         };
-        let feed = checks::find(self.db(), id, SUBJECT).await?.and_then(Feed::read);
+        let feed = checks::find(self.db(), id, SUBJECT).await?.as_ref().and_then(Feed::read);
         if let Some(feed) = &feed {
             let mut known = self.known();
             if known.of_all <= before {
@@ -167,7 +167,7 @@ impl Proxy {
 
     async fn poll(&self, client: &Client) -> Result<Feed, Failure> {
         let (db, id) = (self.db(), client.upstream.id());
-        let before = checks::find(db, id, SUBJECT).await?.and_then(Feed::read);
+        let before = checks::find(db, id, SUBJECT).await?.as_ref().and_then(Feed::read);
         if let Some(feed) = before.as_ref().filter(|feed| self.is_recent(client, feed)) {
             // Another replica was faster.
             return Ok(feed.clone());
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_kept_reads_back() {
         let feed = Feed { since: "5".into(), timestamp: "16 7".into(), polled_at: Time::from_seconds(9) };
-        assert_eq!(Feed::read(feed.check()), Some(feed.clone()));
+        assert_eq!(Feed::read(&feed.check()), Some(feed.clone()));
         for standing in [Standing::Here, Standing::Covered("5".into()), Standing::Mentioned, Standing::Gone] {
             let check = Check { checked_at: feed.polled_at, validator: standing.validator() };
             assert_eq!(Standing::read(&check), standing);

@@ -297,6 +297,8 @@ mod tests {
         ];
         let count = bad.len();
         bad.insert(4, version("1.0.0", &json!({ "require": [], "dist": null, "unknown": { "field": 1 } })));
+        let bad: Vec<Entry> = bad.iter().map(|one| Entry::parse(&one.to_string()).unwrap()).collect();
+        let bad = entry::minified(&bad).unwrap();
         let text = json!({ "packages": { NAME: bad }, "filter": { "x": 1 } }).to_string();
         let deep = format!("{}{}", "[".repeat(600), "]".repeat(600));
         let text = text.replace("SURROGATE", "\\ud800").replace("\"DEEP\"", &deep);

@@ -96,10 +96,15 @@ impl Proxy {
             kind: dist.text("type").unwrap_or_default(),
             sha1: dist.text("shasum").filter(|sha1| !sha1.is_empty()),
         };
-        let proxy = self.clone();
+        let (proxy, trouble) = (self.clone(), name.clone());
         let flight = self.inner.dists.join(self.db().host(), &name, || async move {
+            // A flight before this one may have failed since it was looked for.
+            if let Some(failure) = proxy.trouble(&trouble) {
+                return Err(failure);
+            }
             let brought = proxy.fetch_dist(&wanted).await;
             if let Err(failure) = &brought {
+                proxy.note_trouble(&trouble, failure);
                 let (package, version, why) = (&wanted.package.name, &wanted.version, failure.text());
                 tracing::warn!(
                     source = wanted.client.upstream.source.name,
@@ -111,10 +116,7 @@ impl Proxy {
             }
             brought
         });
-        flight.await.map_err(|failure| {
-            self.note_trouble(&name, &failure);
-            failure.error(&what)
-        })
+        flight.await.map_err(|failure| failure.error(&what))
     }
 
     /// The dist, if it is here and its bytes are there.
@@ -224,19 +226,16 @@ impl Proxy {
         let (db, host) = (self.db(), self.db().host());
         let now = host.now();
         let mut batch = Batch::new();
-        let id = match self.row(package, version, key).await? {
-            Some(row) => {
-                if let Some(there) = packages::artifact(db, row.id, DIST).await? {
-                    return Ok(Some((row.id, there)));
-                }
-                row.id
+        let id = if let Some(row) = self.row(package, version, key).await? {
+            if let Some(there) = packages::artifact(db, row.id, DIST).await? {
+                return Ok(Some((row.id, there)));
             }
-            None => {
-                let row = wanted.row(host.new_id(), now)?;
-                batch.push(packages::exists(package.id));
-                batch.push(packages::insert_version(package.id, &row, now));
-                row.id
-            }
+            row.id
+        } else {
+            let row = wanted.row(host.new_id(), now)?;
+            batch.push(packages::exists(package.id));
+            batch.push(packages::insert_version(package.id, &row, now));
+            row.id
         };
         let detail = json!({
             "version": version, "reference": key, "source": client.upstream.source.name,

@@ -121,17 +121,21 @@ impl Proxy {
         if let Some(failure) = self.trouble(&key) {
             return Err(failure.error(name));
         }
-        let before = self.changes();
         let (proxy, wanted, trouble) = (self.clone(), name.to_owned(), key.clone());
         let flight = self.inner.looks.join(self.db().host(), &key, || async move {
+            if let Some(failure) = proxy.trouble(&trouble) {
+                return Err(failure);
+            }
+            let before = proxy.changes();
             let found = proxy.discover(&wanted, &clients).await;
-            if let Err(failure) = &found {
-                proxy.note_trouble(&trouble, failure);
+            match &found {
+                Ok(Seen { here: false, .. }) => proxy.note_absent(&wanted, before),
+                Ok(_) => {}
+                Err(failure) => proxy.note_trouble(&trouble, failure),
             }
             found
         });
         if !flight.await.map_err(|failure| failure.error(name))?.here {
-            self.note_absent(name, before);
             return Ok(Looked::Absent);
         }
         match self.owner(name).await? {
@@ -167,9 +171,14 @@ impl Proxy {
 
     /// Looks at what is kept of a package upstream.
     async fn refresh(self, subject: Subject) -> Result<Seen, Failure> {
+        let part = part(&subject.package.name, subject.dev);
+        // A flight before this one may have failed since it was looked for.
+        if let Some(failure) = self.trouble(&part) {
+            return Err(failure);
+        }
         let seen = self.try_refresh(&subject).await;
         if let Err(failure) = &seen {
-            self.note_trouble(&part(&subject.package.name, subject.dev), failure);
+            self.note_trouble(&part, failure);
         }
         seen
     }
@@ -295,6 +304,9 @@ impl Proxy {
     async fn discover(&self, name: &str, clients: &[Client]) -> Result<Seen, Failure> {
         let found = Ok(Seen { here: true, changed: true });
         // A flight before this one may have landed since it was looked for.
+        if self.is_absent(name) {
+            return Ok(Seen { here: false, changed: false });
+        }
         if packages::find(self.db(), ID, name).await?.is_some() {
             return found;
         }

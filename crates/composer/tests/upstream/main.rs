@@ -13,6 +13,7 @@ use larder_core::Kind;
 use larder_db::{
     events::Actor,
     packages::{self, Package},
+    upstream_checks as checks,
 };
 use larder_sources::registry::{self, Place};
 use serde_json::json;
@@ -77,13 +78,13 @@ async fn what_is_not_fresh_is_served_and_looked_at_behind_and_later_waited_for()
         while told.len() != 2 {
             told = house.versions(NAME).await.unwrap();
         }
-        assert_eq!(server.asked(), [ROOT_AGAIN, AGAIN]);
+        assert_eq!(server.asked(), [AGAIN, ROOT_AGAIN]);
         house.hear().await;
         assert_eq!(house.look(NAME).await, HERE);
         // Nothing new: one conditional question, and it is fresh again.
         house.later(11 * MINUTE).await;
         assert_eq!(house.look(NAME).await, HERE);
-        assert_eq!(server.asked(), [ROOT_AGAIN, AGAIN]);
+        assert_eq!(server.asked(), [AGAIN, ROOT_AGAIN]);
         assert_eq!(house.look(NAME).await, HERE);
         assert_eq!(server.asked(), [] as [&str; 0]);
         // Something new: whoever waited is told so.
@@ -100,7 +101,9 @@ async fn an_upstream_that_fails_changes_nothing() {
         has(&server, &["1.0"]);
         assert_eq!(house.look(NAME).await, CHANGED);
         let bad = json!({ "packages": { NAME: [{ "name": NAME, "version": "no version" }] } }).to_string();
-        let large = format!("{{\"packages\":{{}},\"x\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
+        let mut large = server.version(NAME, "9.0", "");
+        large["description"] = "x".repeat(2 * 1024 * 1024).into();
+        let large = json!({ "packages": { NAME: [large] } }).to_string();
         for trouble in 0..7 {
             match trouble {
                 0 => server.page(FILE, 500, "oh"),
@@ -150,7 +153,7 @@ async fn an_upstream_that_is_slow_is_waited_for_for_a_moment_only() {
         while house.versions(NAME).await.unwrap() != ["2.0"] {
             tokio::task::yield_now().await;
         }
-        assert_eq!(server.asked(), [ROOT_AGAIN, AGAIN]);
+        assert_eq!(server.asked(), [AGAIN, ROOT_AGAIN]);
     }
 }
 
@@ -284,7 +287,10 @@ async fn one_question_about_changes_answers_for_all_that_did_not_change() {
         // What was just brought is asked for once more, and the upstream for what to begin with.
         house.later(11 * MINUTE).await;
         assert_eq!(house.look(NAME).await, HERE);
-        until(|| server.was_asked("/changes")).await;
+        let source = house.sources.find("up").await.unwrap().id;
+        while checks::find(&house.db, source, "changes").await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
         house.later(11 * MINUTE).await;
         server.asked();
         for name in [NAME, "acme/b"] {
