@@ -8,7 +8,7 @@ pub mod rules;
 
 use std::{sync::Arc, time::Duration};
 
-use larder_core::{Time, pattern::Pattern};
+use larder_core::{Time, pattern::Pattern, time::format_duration};
 use larder_sources::policies;
 
 use crate::{
@@ -93,7 +93,7 @@ pub enum Verdict {
     TooYoung {
         /// From when on it is.
         until: Time,
-        /// Who says so: `policy PATTERN`.
+        /// Who says so: `policy PATTERN: minimum age 7d`.
         by: String,
     },
 }
@@ -137,7 +137,9 @@ impl Judge {
             };
         }
         match self.young_until(judged) {
-            Some((pattern, until)) if until > now => Verdict::TooYoung { until, by: by(pattern) },
+            Some((pattern, age, until)) if until > now => {
+                Verdict::TooYoung { until, by: format!("{}: minimum age {}", by(pattern), format_duration(age)) }
+            }
             _ => Verdict::Visible,
         }
     }
@@ -172,14 +174,14 @@ impl Judge {
         judged.advisories.iter().find(affects).map(|advisory| (pattern, advisory))
     }
 
-    fn young_until(&self, judged: Judged<'_>) -> Option<(&Pattern, Time)> {
+    fn young_until(&self, judged: Judged<'_>) -> Option<(&Pattern, Duration, Time)> {
         let (pattern, age) = self.min_age.as_ref()?;
         let exempt = || self.exempt.iter().any(|versions| versions.have(judged.version));
         // A branch is no release: it has no age at which it would be finished.
         if !judged.upstream || judged.fix || judged.version.stability() == Stability::Dev || exempt() {
             return None;
         }
-        Some((pattern, judged.released?.plus(*age)))
+        Some((pattern, *age, judged.released?.plus(*age)))
     }
 }
 
@@ -259,7 +261,10 @@ mod tests {
         let judge = policies(&[("*", r#"{"min_age":"7d"}"#)]).of("a/b");
         let stable = version("1.2.3");
         let until = now().plus(DAY * 2);
-        assert_eq!(judge.verdict(released(&stable, 5), now()), Verdict::TooYoung { until, by: "policy *".to_owned() });
+        assert_eq!(
+            judge.verdict(released(&stable, 5), now()),
+            Verdict::TooYoung { until, by: "policy *: minimum age 7d".to_owned() }
+        );
         assert_eq!(judge.verdict(released(&stable, 7), now()), Verdict::Visible);
         assert_eq!(judge.verdict(released(&stable, 5), until), Verdict::Visible);
         for text in ["dev-main", "2.x-dev"] {

@@ -1,6 +1,7 @@
 //! What people see who use Larder with Composer: each case is a sentence, on `SQLite` and disk, and again on `PostgreSQL`
 //! and S3. One program, so that everything is linked once.
 
+mod advisories;
 mod configuration;
 mod crashes;
 mod dists;
