@@ -1,7 +1,5 @@
 //! Dists: fetched once, compared with what the upstream says of them, kept for ever.
 
-use std::fs;
-
 use futures_util::{StreamExt as _, future::join_all};
 use larder_composer::{
     DIST,
@@ -140,5 +138,5 @@ async fn a_dist_whose_bytes_are_lost_comes_again_if_it_is_the_same() {
 /// Takes the bytes of a blob away, as a broken disk does.
 async fn lose(house: &House, artifact: &Artifact) {
     let row = house.blobs.stat(&artifact.digest).await.unwrap().unwrap();
-    fs::remove_file(house.folder.path().join(row.location)).unwrap();
+    house.blobs.store().delete(&row.location).await.unwrap();
 }

@@ -37,7 +37,7 @@ pub struct House {
     pub blobs: Blobs,
     pub sources: Sources,
     pub proxy: Proxy,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     vault: Vault,
     hears: Watcher,
     _scratch: Scratch,
@@ -66,7 +66,7 @@ impl House {
         let sources = Sources::new(db.clone(), blobs.clone(), git, vault.clone(), formats, Limits::default(), true);
         let proxy = proxy(&db, &blobs, &vault);
         let hears = watcher(&db, &proxy);
-        let mut house = Self { db, clock, blobs, sources, proxy, folder, vault, hears, _scratch: scratch };
+        let mut house = Self { db, clock, blobs, sources, proxy, _folder: folder, vault, hears, _scratch: scratch };
         house.hear().await;
         house
     }

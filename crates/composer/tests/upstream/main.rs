@@ -1,4 +1,6 @@
-//! Packages of other registries, over real HTTP on loopback.
+//! Packages of other registries, over real HTTP on loopback. Freshness and patience run on a clock that the tests set.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod dists;
 mod house;
@@ -140,13 +142,11 @@ async fn an_upstream_that_is_slow_is_waited_for_for_a_moment_only() {
         house.later(11 * MINUTE).await;
         let new = json!({ "packages": { NAME: [server.version(NAME, "2.0", "")] } }).to_string();
         let pace = server.paced(FILE, new);
-        let looking = tokio::spawn({
-            let proxy = house.proxy.clone();
-            async move { proxy.look(NAME, false).await.map_err(|error| error.kind()) }
+        let (looked, ()) = tokio::join!(house.look(NAME), async {
+            until(|| server.was_asked(AGAIN)).await;
+            house.clock.advance(Duration::from_secs(3));
         });
-        until(|| server.was_asked(AGAIN)).await;
-        house.clock.advance(Duration::from_secs(3));
-        assert!(is_stale(&looking.await.unwrap()));
+        assert!(is_stale(&looked), "{looked:?}");
         assert_eq!(house.versions(NAME).await.unwrap(), ["1.0"]);
         // What comes late is not lost.
         pace.add_permits(1);
