@@ -143,7 +143,7 @@ impl Downloads {
             return self.bring(package, asked).await;
         }
         let row = rows.swap_remove(at.unwrap_or(0));
-        refuse(asked.name, &row.display, self.repository.verdict(package, &row).await?)?;
+        refuse(asked.name, &row.display, &self.repository.verdict(package, &row).await?)?;
         let artifact = self.artifact(package, &row).await.map_err(|error| not_to_be_had(asked.name, error))?;
         Ok(Found { id: row.id, version: row.version, artifact })
     }
@@ -164,7 +164,7 @@ impl Downloads {
         let mut wanted = offers.versions.into_iter().filter(|offer| offer.key.as_deref() == Some(asked.key));
         let wanted = wanted.find(|offer| render::version_in_path(offer.version.normalized()) == asked.version);
         let offer = wanted.filter(|offer| offer.is_foreign).ok_or_else(|| no_dist(asked))?;
-        refuse(asked.name, offer.version.pretty(), offer.verdict)?;
+        refuse(asked.name, offer.version.pretty(), &offer.verdict)?;
         let version = offer.version.normalized();
         let brought = self.repository.proxy.bring(package, version, asked.key, &offer.entry).await;
         let (id, artifact) = brought.map_err(|error| not_to_be_had(asked.name, error))?;
@@ -182,7 +182,7 @@ impl Downloads {
 }
 
 /// Refuses what may not be had, with the reason, which clients print.
-fn refuse(name: &str, version: &str, verdict: Verdict) -> Result<()> {
+fn refuse(name: &str, version: &str, verdict: &Verdict) -> Result<()> {
     verdict.because().map_or(Ok(()), |because| Err(Error::new(Kind::Gone, format!("{name} {version} {because}"))))
 }
 

@@ -55,7 +55,7 @@ async fn actions(db: &Db, view: &View, since: Time) -> Result<Option<Vec<Value>>
     }
     let changed = packages::changed_since(db, ID, since, MOST).await?;
     let removed = events::list(db, &wanted("package.remove"), None, 1_000).await?;
-    if changed.len() as i64 >= MOST || removed.len() >= 1_000 {
+    if i64::try_from(changed.len()).is_ok_and(|count| count >= MOST) || removed.len() >= 1_000 {
         return Ok(None);
     }
     let mut actions = Vec::new();

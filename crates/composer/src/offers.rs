@@ -143,6 +143,8 @@ pub struct Offers {
     pub judge: Judge,
     /// When one that is too young is old enough: until then nothing of this changes by itself.
     pub until: Option<Time>,
+    /// Which versions these are.
+    part: Part,
     /// Whether it comes from another registry.
     is_foreign: bool,
     /// What that says beside its versions.
@@ -208,7 +210,8 @@ impl Offers {
                 advisories.push(advisory);
             }
         }
-        if !advisories.is_empty() {
+        // Also where nothing is known: a client that finds no such key in a package's document asks the API for it.
+        if self.part != Part::Branches {
             extras.insert("security-advisories".to_owned(), advisories.into());
         }
         let mut lists: Map<String, Value> = self.beside.filter.as_ref().and_then(Raw::read).unwrap_or_default();
@@ -260,7 +263,7 @@ impl Offers {
         self.until = until;
     }
 
-    /// Why versions are missing, for clients that read no filter lists. What only waits for its age is not worth a word.
+    /// Why versions are missing: what is not there reaches no client's filter lists either. What only waits for its age is not worth a word.
     fn warnings(&self) -> Vec<Value> {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         for offer in &self.versions {
@@ -276,7 +279,7 @@ impl Offers {
                 [first, .., last] if versions.len() > 3 => format!("{last} to {first} ({})", versions.len()),
                 few => few.join(", "),
             };
-            json!({"message": format!("{} {named} {because}", self.package.name), "versions": "<2.10"})
+            json!({"message": format!("{} {named} {because}", self.package.name), "versions": "*"})
         });
         told.collect()
     }
@@ -322,7 +325,7 @@ impl Repository {
         versions.sort_by(|a, b| render::newest_first(a.version.normalized(), b.version.normalized()));
         let judge = self.rules().await?.of(&package.name);
         let advisories = advisories::of_package(&self.db, &package.name).await?;
-        let mut offers = Offers { package, versions, advisories, judge, until: None, is_foreign, beside };
+        let mut offers = Offers { package, versions, advisories, judge, until: None, part, is_foreign, beside };
         offers.decide(self.db.host().now());
         Ok(offers)
     }

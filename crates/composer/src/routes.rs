@@ -147,16 +147,16 @@ impl ComposerRoom {
         asker: &Principal,
         access: &mut AccessNote,
         path: &str,
-        asked: Asked<'_>,
+        wanted: Asked<'_>,
     ) -> Result<Response> {
         access.action = Some(Action::Read);
         access.download = true;
         access.counts = true;
-        demand_sight(asker, asked.name)?;
-        let dist = self.downloads.dist(&self.documents, path, asked).await?;
+        demand_sight(asker, wanted.name)?;
+        let dist = self.downloads.dist(&self.documents, path, wanted).await?;
         access.package = Some(Arc::clone(&dist.package));
         access.version = Some(Arc::clone(&dist.version));
-        self.downloads.send(request, &self.documents, path, asked, &dist).await
+        self.downloads.send(request, &self.documents, path, wanted, &dist).await
     }
 
     /// What an address of another server stands for; `otherwise` if that is nothing.
@@ -246,7 +246,7 @@ impl Room for ComposerRoom {
         match endpoint {
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
-            Endpoint::Dist(asked) => match self.dist(request, asker, access, &path, asked).await {
+            Endpoint::Dist(wanted) => match self.dist(request, asker, access, &path, wanted).await {
                 Err(error) if error.kind() == Kind::NotFound => self.old(request, asker, access, &path, error).await,
                 answer => answer,
             },

@@ -167,14 +167,7 @@ enum Owner {
 impl Proxy {
     /// Over the database, the blobs that belong to it, and the port to the outside. `allow_local` permits upstreams
     /// without encryption.
-    pub fn new(
-        db: Db,
-        blobs: Blobs,
-        vault: Vault,
-        fetch: Arc<dyn Fetch>,
-        limits: Limits,
-        allow_local: bool,
-    ) -> Self {
+    pub fn new(db: Db, blobs: Blobs, vault: Vault, fetch: Arc<dyn Fetch>, limits: Limits, allow_local: bool) -> Self {
         let inner = Inner {
             reservations: Reservations::new(db.clone()),
             db,

@@ -118,9 +118,9 @@ async fn an_uploaded_package_installs_and_runs_however_deep_it_lies_in_its_zip(g
             "{said}"
         );
         let url = said["url"].as_str().unwrap_or_default().replace(&server.url(), "");
-        let served = server.get(&url, Some(&token)).await;
-        assert_eq!(served.status, StatusCode::OK, "{url}");
-        assert_eq!(served.body == zip, version != "1.3.0", "only what clients would not find is packed anew");
+        let answer = server.get(&url, Some(&token)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{url}");
+        assert_eq!(answer.body == zip, version != "1.3.0", "only what clients would not find is packed anew");
         assert_eq!(said["warnings"].as_array().map_or(0, Vec::len), usize::from(version == "1.3.0"), "{said}");
     }
     let file = server.data().with_file_name("hello.zip");
@@ -244,9 +244,9 @@ async fn whoever_may_not_publish_is_told_before_a_byte_is_read(ground: Ground) {
     assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("limits.artifact"), "{said}");
 
     let mine = [("composer.json".to_owned(), br#"{"name":"acme/text","version":"9.0.0"}"#.to_vec())];
-    let taken = put(&server, "acme/text", &token, &zip(&mine)).await;
-    assert_eq!(taken.status, StatusCode::CONFLICT);
-    assert!(error(&taken).contains("the source `text`"), "{}", taken.text());
+    let refused = put(&server, "acme/text", &token, &zip(&mine)).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(error(&refused).contains("the source `text`"), "{}", refused.text());
     let misnamed = put(&server, "acme/wrong", &token, &good).await;
     assert_eq!(misnamed.status, StatusCode::BAD_REQUEST);
     for (path, version) in [("acme/hello/1.2.0", Some("1.0.0")), ("acme/hello", None), ("acme/hello/what", None)] {

@@ -68,7 +68,7 @@ impl Handler for RefreshHandler {
             // One that fails does not keep the others; it is tried again when the job is next done.
             match refresh(&self.db, &self.proxy, &upstream, &Actor::house(), Some(job.still_mine())).await {
                 Ok(Some(imported)) => {
-                    tracing::debug!(upstream = upstream.source.name.as_str(), ?imported, "advisories")
+                    tracing::debug!(upstream = upstream.source.name.as_str(), ?imported, "advisories");
                 }
                 Ok(None) => {}
                 Err(error) => {

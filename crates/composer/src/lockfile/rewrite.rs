@@ -244,11 +244,11 @@ mod tests {
                 r#"                "url": "https://larder.example.org/dist/a/b/1.0.0.0/abc.zip","#,
                 r#"                "shasum": "123","#,
                 r#"                "mirrors": ["#,
-                r#"                    {"#,
+                r"                    {",
                 r#"                        "url": "https://larder.example.org/dist/%package%/%version%/%reference%.%type%","#,
                 r#"                        "preferred": true"#,
-                r#"                    }"#,
-                r#"                ]"#,
+                r"                    }",
+                r"                ]",
             ]
         );
     }

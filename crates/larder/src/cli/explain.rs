@@ -1,7 +1,5 @@
 //! Why a version is, or is not, what somebody gets.
 
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
-
 use clap::Args;
 
 /// `larder explain`.

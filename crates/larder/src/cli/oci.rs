@@ -1,7 +1,5 @@
 //! What only image repositories have.
 
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
-
 use clap::{Args, Subcommand};
 use larder_core::{Digest, Error, pattern::Pattern};
 

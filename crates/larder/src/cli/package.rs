@@ -1,7 +1,5 @@
 //! Packages, whatever their format.
 
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
-
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};

@@ -1,7 +1,5 @@
 //! Names that never leave the house.
 
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
-
 use clap::{Args, Subcommand};
 use larder_core::pattern::Pattern;
 

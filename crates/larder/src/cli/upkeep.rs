@@ -1,7 +1,5 @@
 //! What operators ask: who did what, and why bytes are kept.
 
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, which are printed as they are")]
-
 use std::{str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};

@@ -93,7 +93,7 @@ async fn refresh(desk: &Desk) -> Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{} upstreams could not be asked; what they told before still holds", failed);
+        bail!("{failed} upstreams could not be asked; what they told before still holds");
     }
     Ok(())
 }

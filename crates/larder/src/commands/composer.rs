@@ -5,6 +5,7 @@ use larder_composer::policy::{
     Abandoned, Block, Rules,
     rules::{block, set, unblock},
 };
+use larder_composer::versions::Versions;
 use larder_sources::policies::Book;
 use serde_json::{Value, json};
 
@@ -87,7 +88,7 @@ fn words(rules: &Rules) -> String {
         words.push(format!("releases of other registries must be {age} old"));
     }
     if let Some(exempt) = &rules.exempt {
-        let exempt: Vec<&str> = exempt.iter().map(|versions| versions.as_str()).collect();
+        let exempt: Vec<&str> = exempt.iter().map(Versions::as_str).collect();
         words.push(format!("but not {}", exempt.join(", ")));
     }
     if let Some(floor) = rules.block_advisories {

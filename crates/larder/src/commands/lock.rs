@@ -48,7 +48,7 @@ async fn check(desk: &Desk, wanted: &LockCheck) -> Result<()> {
         let rewritten = wanted.rewrite.then(|| output.display().to_string());
         desk.out.document(&json!({ "packages": packages, "failing": failing, "rewritten": rewritten }))?;
     } else {
-        print(desk, all(), how)?;
+        print(desk, &all(), how)?;
         if wanted.rewrite {
             let stay = all().filter(|(_, checked)| checked.place.is_none() && checked.state != State::Nothing).count();
             let moved = checked.iter().filter(|checked| checked.place.is_some()).count();
@@ -93,7 +93,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     write().with_context(failed).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-fn print<'a>(desk: &Desk, all: impl Iterator<Item = (&'a Locked, &'a Checked)> + Clone, how: How) -> Result<()> {
+fn print<'a>(desk: &Desk, all: &(impl Iterator<Item = (&'a Locked, &'a Checked)> + Clone), how: How) -> Result<()> {
     let mut table = Table::new(["PACKAGE", "VERSION", "REFERENCE", "STATE", ""]);
     for (locked, checked) in all.clone() {
         table.row([

@@ -34,21 +34,21 @@ pub async fn run(desk: &Desk, order: Publish) -> Result<()> {
     let wanted = Order { name, version: order.version, manifest, ..Order::default() };
     let fetch = formats::fetch(&desk.house)?;
     let (_, publisher) = formats::repository(&desk.house, fetch, &desk.public_url());
-    let published = match &order.file {
+    let outcome = match &order.file {
         Some(path) => {
             let (zip, size) = open(path).await?;
             publisher.publish(&desk.actor, wanted, zip, Some(size)).await?
         }
         None => publisher.publish_described(&desk.actor, wanted).await?,
     };
-    for warning in &published.warnings {
+    for warning in &outcome.warnings {
         complain(format!("warning: {warning}"));
     }
-    Ok(desk.out.either(&published.document(), words(&published))?)
+    Ok(desk.out.either(&outcome.document(), words(&outcome))?)
 }
 
-fn words(published: &Published) -> String {
-    let Published { name, version, shasum, size, is_new, .. } = published;
+fn words(outcome: &Published) -> String {
+    let Published { name, version, shasum, size, is_new, .. } = outcome;
     let what = if *is_new { "is published" } else { "was here already, with the same contents" };
     format!("{name} {version} {what}: {}, SHA-1 {shasum}.", bytes(*size))
 }

@@ -157,13 +157,13 @@ impl House {
     pub fn has(&self, repos: Vec<Repo>) {
         for repo in repos.iter().filter(|repo| !repo.empty) {
             let repository = self.git.repository(&repo.path);
-            let files: Vec<File> = repo.files.iter().map(|name| self.file(name, &repo.path)).collect();
+            let files: Vec<File> = repo.files.iter().map(|name| Self::file(name, &repo.path)).collect();
             repository.commit("main", "Begin", &files);
         }
         self.teller.world().repos = repos;
     }
 
-    fn file(&self, name: &str, content: &str) -> File {
+    fn file(name: &str, content: &str) -> File {
         if name.ends_with('/') { File::new(format!("{name}file"), "") } else { File::new(name, content) }
     }
 
