@@ -85,16 +85,18 @@ async fn list(desk: &Desk) -> Result<()> {
     Ok(table.print(desk.out)?)
 }
 
-/// What a forge says of its credential, and whether it may be used at all; nothing for others.
-async fn standing(desk: &Desk, credential: &Credential) -> Result<(Value, bool)> {
+/// What a forge says of its credential, and whether it takes it, if it could be asked; nothing for others.
+async fn standing(desk: &Desk, credential: &Credential) -> Result<(Value, Option<bool>)> {
     let standing = match desk.house.forges.standing(credential).await {
         Ok(Some(standing)) => standing,
-        Ok(None) => return Ok((Value::Null, true)),
+        Ok(None) => return Ok((Value::Null, Some(true))),
         Err(error) => {
             if !desk.out.wants_json() {
-                desk.out.line(format!("the forge cannot be asked: {error}"))?;
+                desk.out.line(format!(
+                    "its scopes and its end are not known, because the forge's API cannot be asked: {error}"
+                ))?;
             }
-            return Ok((json!({ "problem": error.message() }), false));
+            return Ok((json!({ "problem": error.message() }), None));
         }
     };
     if !desk.out.wants_json() {
@@ -122,7 +124,7 @@ async fn standing(desk: &Desk, credential: &Credential) -> Result<(Value, bool)>
         "warnings": standing.warnings,
         "accepted": standing.accepted,
     });
-    Ok((document, standing.accepted))
+    Ok((document, Some(standing.accepted)))
 }
 
 /// Asks the forge of a credential what it thinks of it, and reaches every source that uses it.
@@ -171,11 +173,15 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
         desk.out
             .line(format!("The credential `{name}` can be opened, but no source uses it yet: nothing was reached."))?;
     }
-    if !accepted {
-        bail!("the forge does not take the credential `{name}`, or could not be asked");
-    }
     if failed > 0 {
         bail!("{} cannot be reached with the credential `{name}`", counted(failed, "source"));
+    }
+    // Whoever was reached with it has taken it.
+    let is_reached = results.iter().any(|result| result["refs"].is_number());
+    match accepted {
+        Some(false) => bail!("the forge does not take the credential `{name}`"),
+        None if !is_reached => bail!("nobody was reached with the credential `{name}`"),
+        _ => {}
     }
     Ok(())
 }
