@@ -311,7 +311,8 @@ impl Documents {
     async fn offered(&self, is_inline: bool) -> Result<Map<String, Value>> {
         let mut offered = Map::new();
         let url = &self.repository.public_url;
-        if advisories::are_there(&self.repository.db).await? {
+        // Always, where that costs a client nothing: one that read the root before the first of them would not ask.
+        if !is_inline || advisories::are_there(&self.repository.db).await? {
             let api = format!("{url}{}", advisories::API);
             offered.insert("security-advisories".to_owned(), json!({"metadata": !is_inline, "api-url": api}));
         }
@@ -387,13 +388,12 @@ fn mixed_up() -> Error {
 /// What there may be where other registries have packages: `None` if that is any name. A name that is not there costs a
 /// client one question, so patterns may promise too much.
 fn elsewhere(view: &View, upstreams: &[Upstream], mut names: Vec<String>) -> Option<Available> {
-    let only: Vec<&Pattern> = if upstreams.iter().any(Upstream::takes_every_name) {
-        if view.sees_everything() {
-            return None;
-        }
-        // Whatever they have, no more is seen than this.
+    let only: Vec<&Pattern> = if !view.sees_everything() {
+        // Whatever they have, no more is seen than this; which patterns they have is nothing that this view should know.
         names.clear();
         view.patterns().iter().collect()
+    } else if upstreams.iter().any(Upstream::takes_every_name) {
+        return None;
     } else {
         upstreams.iter().flat_map(|upstream| &upstream.settings.only).collect()
     };

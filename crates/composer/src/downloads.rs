@@ -224,7 +224,9 @@ fn not_to_be_had(name: &str, error: Error) -> Error {
         Kind::TooLarge => (Kind::TooLarge, "it is larger than the limits of this server"),
         // Not as such: the client would ask its user for another token.
         Kind::Forbidden | Kind::Unauthenticated => (Kind::Upstream, "its source refuses this server"),
-        kind @ (Kind::Upstream | Kind::Timeout) => (kind, "its source, or the storage of this server, does not answer"),
+        kind @ (Kind::Upstream | Kind::Timeout) => {
+            (kind, "its source does not answer, or with other bytes than it promised, and nothing of those is kept")
+        }
         kind => (kind, "this server has trouble with its storage"),
     };
     let text = format!("the dist of {name} cannot be had: {why}. The log of the server says more");

@@ -68,6 +68,11 @@ pub fn mirror_url(public_url: &str) -> String {
     format!("{public_url}/dist/%package%/%version%/%reference%.%type%")
 }
 
+/// Where clients tell what they installed.
+pub fn notify_url(public_url: &str) -> String {
+    format!("{public_url}/downloads")
+}
+
 /// Which of two versions (in normal form) a document lists first.
 pub fn newest_first(a: &str, b: &str) -> Ordering {
     version::compare(b, a).then_with(|| a.cmp(b))
@@ -160,7 +165,7 @@ pub fn root_document(public_url: &str, root: Root) -> Result<Vec<u8>> {
         // Absolute: clients before 2.7 resolve neither of these.
         "list": format!("{public_url}/list.json"),
         "search": format!("{public_url}/search.json?q=%query%&type=%type%"),
-        "notify-batch": format!("{public_url}/downloads"),
+        "notify-batch": notify_url(public_url),
         // For other registries that follow this one; clients do not read it.
         "metadata-changes-url": format!("{public_url}/changes.json"),
         "mirrors": [{"dist-url": mirror_url(public_url), "preferred": true}],

@@ -100,7 +100,7 @@ async fn a_large_view_costs_one_request_per_package_and_later_only_unchanged_one
     let (forge, server) = with_three_packages(ground, &[]).await;
     let large = forge.repository("large");
     large.history(
-        400,
+        600,
         |number| format!("1.{number}.0"),
         |number| packages::named("initech/large", &number.to_string()),
     );

@@ -60,9 +60,10 @@ impl Lock {
     pub fn rewritten(&self, places: &[Option<Place>], public_url: &str) -> Result<String> {
         let mut edits = Edits { text: &self.text, indent: indent(&self.text), changes: Vec::new() };
         let mirrors = json!([{ "url": render::mirror_url(public_url), "preferred": true }]);
+        let told_here = Value::from(render::notify_url(public_url));
         for (entry, place) in self.entries.iter().zip(places) {
             if let Some(place) = place {
-                edits.entry(&self.text[entry.at.clone()], place, &mirrors)?;
+                edits.entry(&self.text[entry.at.clone()], place, &mirrors, &told_here)?;
             }
         }
         let text = edits.applied();
@@ -75,7 +76,7 @@ impl Lock {
 }
 
 impl<'a> Edits<'a> {
-    fn entry(&mut self, json: &'a str, place: &Place, mirrors: &Value) -> Result<()> {
+    fn entry(&mut self, json: &'a str, place: &Place, mirrors: &Value, told_here: &Value) -> Result<()> {
         let Some(fields) = Fields::parse(json) else { return Ok(()) };
         match (&place.source, fields.position("source")) {
             (Source::Hidden, Some(at)) => self.remove(json, &fields, at),
@@ -83,6 +84,10 @@ impl<'a> Edits<'a> {
             (Source::Kept, _) | (_, None) => {}
         }
         let Some(told) = &place.dist else { return Ok(()) };
+        // Who serves it is who wants to hear that it was installed.
+        if let Some(at) = fields.position("notification-url") {
+            self.replace(json, &fields, at, told_here)?;
+        }
         let there = fields.get("dist").and_then(|dist| Some((dist, Fields::parse(dist)?)));
         let Some((dist, there)) = there.filter(|(_, there)| !there.0.is_empty()) else {
             let mut dist = told.clone();
