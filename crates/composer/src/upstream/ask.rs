@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_core::{Digest, Kind, Time};
 use larder_db::Db;
@@ -30,6 +31,11 @@ const DOCUMENT: Duration = Duration::from_secs(60);
 /// The largest document about one package, and the largest root file with all that it includes.
 pub(super) const PACKAGE: u64 = 64 * 1024 * 1024;
 pub(super) const ROOT: u64 = 128 * 1024 * 1024;
+
+/// Above this size a document about one package waits for its turn to be read on: honest ones are smaller, and together
+/// they would fill the memory.
+const LARGE: usize = 8 * 1024 * 1024;
+const LARGE_AT_ONCE: usize = 2;
 
 /// How long a host that is too slow is left alone; how long one is that asks for patience, at most and if it does not say.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -53,7 +59,20 @@ pub(super) struct Asker {
     /// By host: until when it is left alone, and why.
     pauses: Mutex<HashMap<String, (Time, Failure)>>,
     documents: Turns,
+    large: Turns,
     dists: Turns,
+}
+
+/// A large document, and its turn to be in memory.
+struct Large {
+    bytes: Bytes,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What became of asking for a document.
@@ -71,8 +90,8 @@ pub(super) enum Asked {
 
 impl Asker {
     pub(super) fn new(upstream: Arc<Upstream>, db: Db, vault: Vault, fetch: Arc<dyn Fetch>) -> Self {
-        let (documents, dists) = (Turns::new(DOCUMENTS), Turns::new(DISTS));
-        Self { upstream, db, vault, fetch, pauses: Mutex::default(), documents, dists }
+        let (documents, large, dists) = (Turns::new(DOCUMENTS), Turns::new(LARGE_AT_ONCE), Turns::new(DISTS));
+        Self { upstream, db, vault, fetch, pauses: Mutex::default(), documents, large, dists }
     }
 
     /// A document of at most `most` bytes. `known` is the validator of what is here.
@@ -104,13 +123,37 @@ impl Asker {
             self.judge(url, &answer)?;
         }
         let mut validator = Validator::of(&answer.headers);
-        let bytes = self.noted(url, answer.read_all(most).await.map_err(Failure::from))?;
+        let bytes = self.noted(url, self.read(answer, most).await)?;
         validator.hash = Digest::of(&bytes).hex();
         // The same bytes under another date are told, so that the next question is asked with that date.
         if known.is_some_and(|known| known == validator) {
             return Ok(Asked::Same);
         }
         Ok(Asked::Document { bytes, validator: validator.written() })
+    }
+
+    /// The whole body. Of one about a package that turns out to be large, as much as fits, until others are done with.
+    async fn read(&self, mut answer: FetchResponse, most: u64) -> Result<Bytes, Failure> {
+        if most != PACKAGE {
+            return Ok(answer.read_all(most).await?);
+        }
+        let (mut all, mut large) = (BytesMut::new(), None);
+        while let Some(piece) = answer.body.next().await {
+            let piece = piece?;
+            if (all.len() + piece.len()) as u64 > most {
+                let place = shown(&answer.url);
+                return Err(Failure::Failed(Kind::Upstream, format!("{place} answers with more than {most} bytes")));
+            }
+            all.extend_from_slice(&piece);
+            if large.is_none() && all.len() > LARGE {
+                large = Some(self.turn(&self.large).await?);
+            }
+        }
+        let all = all.freeze();
+        Ok(match large {
+            Some(turn) => Bytes::from_owner(Large { bytes: all, _turn: turn }),
+            None => all,
+        })
     }
 
     /// A file of at most `most` bytes, as it arrives.

@@ -358,6 +358,9 @@ fn gather_inline(files: &[Bytes]) -> Result<BTreeMap<Box<str>, Pairs<'_>>, Wrong
             let versions = pairs(versions, left, "versions")?;
             left -= versions.len();
             let name = if name.is_empty() { name_of(&versions) } else { name };
+            if name.is_empty() && !versions.is_empty() {
+                return Err(Wrong("has packages without names".into()));
+            }
             if let Some(name) = usable(&name) {
                 packages.entry(name).or_default().extend(versions);
             }
