@@ -45,6 +45,9 @@ pub(crate) const KINDS: [(&str, &str); 6] = [
     ("phar", "application/octet-stream"),
 ];
 
+/// How many kinds of malware in one package are heeded.
+const MOST_HARMS: usize = 1_000;
+
 /// How long a reason of another registry may be, in characters: it is printed in terminals.
 const LONGEST_REASON: usize = 500;
 
@@ -155,17 +158,15 @@ pub struct Offers {
 #[derive(Clone, Debug, Default)]
 struct Beside {
     advisories: Option<Raw>,
-    filter: Option<Raw>,
+    filters: Vec<Raw>,
 }
 
 impl Beside {
     /// What does harm, as the other registry says: that is held for every client, also for those who read no lists.
     fn harmful(&self) -> Vec<Harm> {
-        let listed = self.filter.as_ref().and_then(Raw::read::<Entry>).and_then(|lists| {
-            let malware: Vec<Value> = lists.get(filter::MALWARE)?.read()?;
-            Some(malware)
-        });
-        listed.unwrap_or_default().into_iter().filter_map(|harm| serde_json::from_value(harm).ok()).collect()
+        let malware = |lists: Entry| lists.get(filter::MALWARE)?.read::<Vec<Value>>();
+        let listed = self.filters.iter().filter_map(Raw::read).filter_map(malware).flatten();
+        listed.take(MOST_HARMS).filter_map(|harm| serde_json::from_value(harm).ok()).collect()
     }
 }
 
@@ -214,7 +215,8 @@ impl Offers {
         if self.part != Part::Branches {
             extras.insert("security-advisories".to_owned(), advisories.into());
         }
-        let mut lists: Map<String, Value> = self.beside.filter.as_ref().and_then(Raw::read).unwrap_or_default();
+        let mut lists: Map<String, Value> =
+            self.beside.filters.iter().filter_map(Raw::read::<Map<String, Value>>).flatten().collect();
         if let Some(Value::Object(own)) = filter::entries(&self.package.name, &self.judge) {
             for (list, entries) in own {
                 match (lists.get_mut(&list).and_then(Value::as_array_mut), entries) {
@@ -334,8 +336,13 @@ impl Repository {
     pub(crate) async fn verdict(&self, package: &Package, row: &Row) -> Result<Verdict> {
         let judge = self.rules().await?.of(&package.name);
         let is_foreign = row.origin == upstream::ORIGIN;
+        let version = Version::from_normalized(row.display.as_str(), row.version.as_str());
         if is_foreign {
             let offers = self.offers(package.clone(), Part::of_version(&row.version)).await?;
+            // Who lists malware takes it away, too: its bytes may still be here.
+            if let Some(harm) = offers.beside.harmful().iter().find(|harm| harm.versions.have(&version)) {
+                return Ok(harm.verdict());
+            }
             let offer = offers.versions.into_iter().find(|offer| offer.version.normalized() == row.version);
             if let Some(offer) = offer.filter(|offer| offer.key.as_ref() == Some(&row.reference)) {
                 return Ok(offer.verdict);
@@ -345,7 +352,6 @@ impl Repository {
             return Ok(Verdict::Visible);
         }
         let advisories = advisories::of_package(&self.db, &package.name).await?;
-        let version = Version::from_normalized(row.display.as_str(), row.version.as_str());
         let judged = Judged {
             version: &version,
             released: Some(row.released_at),
@@ -392,14 +398,13 @@ impl Repository {
     async fn foreign(&self, package: &Package, part: Part, beside: &mut Beside) -> Result<Option<Vec<Offer>>> {
         let (mut told, mut upstream) = (Vec::new(), None);
         for dev in [false, true] {
-            if part != Part::All && part != Part::of_document(dev) {
-                continue;
-            }
             let Some(versions) = self.proxy.versions(package, dev).await? else { continue };
-            told.extend(versions.entries);
+            // What does harm is told beside either, and holds for both.
+            beside.advisories = beside.advisories.take().or(versions.advisories);
+            beside.filters.extend(versions.filter);
             upstream = Some(versions.upstream);
-            if !dev {
-                *beside = Beside { advisories: versions.advisories, filter: versions.filter };
+            if part == Part::All || part == Part::of_document(dev) {
+                told.extend(versions.entries);
             }
         }
         let Some(upstream) = upstream else { return Ok(None) };

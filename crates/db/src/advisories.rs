@@ -6,14 +6,21 @@ use larder_core::{Id, Result, Time};
 use crate::{Cells, Db, Statement, Value};
 
 statements! {
+    // What another registry says of a package that does not come from it is not heeded: it might say anything.
     OF_PACKAGES = "select id, format, package, feed, remote_id, affected, detail, reported_at, changed_at from advisories
         where format = $1 and package in ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
             $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
+        and (substr(feed, 1, 7) <> 'source:' or not exists (select 1 from packages p
+            where p.format = advisories.format and p.name = advisories.package
+            and (p.source_id is null or 'source:' || p.source_id <> advisories.feed)))
         order by package, reported_at desc, remote_id, feed";
     LIST = "select id, format, package, feed, remote_id, affected, detail, reported_at, changed_at from advisories
         where format = $1 and package > $2 and package in (
             select distinct package from advisories where format = $1 and package > $2 and changed_at >= $3
             order by package limit $4)
+        and (substr(feed, 1, 7) <> 'source:' or not exists (select 1 from packages p
+            where p.format = advisories.format and p.name = advisories.package
+            and (p.source_id is null or 'source:' || p.source_id <> advisories.feed)))
         order by package, reported_at desc, remote_id, feed";
     OF_FEED = "select id, format, package, feed, remote_id, affected, detail, reported_at, changed_at from advisories
         where format = $1 and feed = $2 and (package > $3 or (package = $3 and remote_id > $4))
