@@ -17,10 +17,12 @@ use crate::{
     DIST,
     documents::{Dist, Documents},
     entry::Entry,
+    legacy,
     offers::{KINDS, Part, Repository},
     policy::Verdict,
     render,
     upstream::{self, Looked},
+    version,
 };
 
 /// A dist, as an address names it: `dist/vendor/name/VERSION/KEY.KIND`.
@@ -46,6 +48,14 @@ impl<'a> Asked<'a> {
         let (vendor, short) = name.split_once('/')?;
         let is_whole = !vendor.is_empty() && !short.is_empty() && !short.contains('/');
         (is_whole && !version.is_empty() && !key.is_empty()).then_some(Self { name, version, key, kind })
+    }
+
+    /// Whether its name is that of a package beyond doubt. In an address of another server it may be the vendor of a package
+    /// that is nobody else's business, behind what that server puts there.
+    fn is_of_a_package(&self) -> bool {
+        let is_version = |text: &str| version::normalize(&text.replace('~', "/")).is_ok();
+        let is_mirrored = self.name.starts_with(legacy::MIRRORED) && is_version(self.key);
+        is_version(self.version) && !is_mirrored
     }
 }
 
@@ -126,6 +136,9 @@ impl Downloads {
     async fn package(&self, asked: Asked<'_>) -> Result<Option<Package>> {
         if let Some(package) = self.repository.find(asked.name).await? {
             return Ok(Some(package));
+        }
+        if !asked.is_of_a_package() {
+            return Ok(None);
         }
         let dev = Part::of_version(asked.version) == Part::Branches;
         match self.repository.proxy.look(asked.name, dev).await? {
@@ -260,6 +273,21 @@ mod tests {
             ("/dist/acme//1.0.0.0/abc.zip", None),
         ] {
             assert_eq!(Asked::parse(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_what_may_be_the_vendor_of_a_package() {
+        for (path, expected) in [
+            ("/dist/acme/lib/1.0.0.0/abc.zip", true),
+            ("/dist/acme/lib/dev-feature~x/abc.zip", true),
+            ("/dist/acme/lib/1.9999999.9999999.9999999-dev/abc.zip", true),
+            ("/dist/m/lib/1.0.0.0/abc.zip", true),
+            ("/dist/m/acme/lib/1.0.0.zip", false),
+            ("/dist/m/acme/dev-tools/1.0.0.zip", false),
+            ("/dist/key/acme/lib/1.0.0.zip", false),
+        ] {
+            assert_eq!(Asked::parse(path).unwrap().is_of_a_package(), expected, "{path}");
         }
     }
 }

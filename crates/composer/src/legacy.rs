@@ -22,6 +22,9 @@ use crate::{
 /// The kinds of files that stood at the end of old addresses.
 const ENDINGS: [&str; 5] = [".zip", ".tar.gz", ".tar.bz2", ".tgz", ".tar"];
 
+/// What stands before the package in old addresses of mirrors.
+pub(crate) const MIRRORED: &str = "m/";
+
 /// An old address, in one of the ways in which it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Old<'a> {
@@ -98,6 +101,11 @@ pub fn document(name: &str, entries: &[Entry]) -> Result<Entry> {
     Ok(document)
 }
 
+/// Whether a decoded path is rather an old address of a mirror than one of ours.
+pub(crate) fn is_mirrored(path: &str) -> bool {
+    path.strip_prefix("/dist/").is_some_and(|rest| rest.starts_with(MIRRORED))
+}
+
 /// Every way in which a decoded path can be read as an old address, the likeliest first.
 pub fn readings(path: &str) -> Vec<Old<'_>> {
     let Some(rest) = path.strip_prefix("/dist/") else { return Vec::new() };
@@ -109,7 +117,7 @@ pub fn readings(path: &str) -> Vec<Old<'_>> {
     }
     if let [first, second, third] = cuts[..] {
         let (short, long) = (&rest[..second], &rest[first + 1..third]);
-        let mirrored = &rest[..first] == "m";
+        let mirrored = rest.starts_with(MIRRORED);
         readings.push(Old::Version { name: long, version: &rest[third + 1..], mirrored });
         readings.push(Old::Bytes { name: short, reference: &rest[third + 1..] });
         if !mirrored {

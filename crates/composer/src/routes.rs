@@ -246,6 +246,14 @@ impl Room for ComposerRoom {
         match endpoint {
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
+            Endpoint::Dist(wanted) if legacy::is_mirrored(&path) => {
+                match self.old(request, asker, access, &path, no_old()).await {
+                    Err(error) if error.kind() == Kind::NotFound => {
+                        self.dist(request, asker, access, &path, wanted).await
+                    }
+                    answer => answer,
+                }
+            }
             Endpoint::Dist(wanted) => match self.dist(request, asker, access, &path, wanted).await {
                 Err(error) if error.kind() == Kind::NotFound => self.old(request, asker, access, &path, error).await,
                 answer => answer,
