@@ -4,6 +4,8 @@
 //! An old address names a version or a ref, and not bytes. What is sent is what that is now; a lock file says by its reference
 //! and its hash whether it is what was meant.
 
+use std::collections::BTreeMap;
+
 use larder_core::Result;
 use larder_db::{packages, sources};
 use larder_sources::manage::GIT;
@@ -15,7 +17,7 @@ use crate::{
     names,
     offers::{Part, Repository, ZIP},
     render,
-    upstream::Looked,
+    upstream::{self, Looked},
     version::Version,
 };
 
@@ -32,7 +34,9 @@ pub enum Old<'a> {
     Bytes {
         /// The package.
         name: &'a str,
-        /// The reference.
+        /// In normal form, or as its author wrote it.
+        version: &'a str,
+        /// The reference. Other registries may say one of several versions.
         reference: &'a str,
     },
     /// PACKAGE.broker: `dist/m/vendor/name/VERSION.zip`, and `dist/ANYTHING/vendor/name/VERSION.zip`, where it writes the
@@ -78,6 +82,10 @@ impl Address {
         format!("/dist/{}/{}/{}.{}", self.name, self.version, self.key, self.kind)
     }
 
+    fn of_row(name: &str, row: &packages::Version) -> Result<Self> {
+        Ok(Self::new(name, &row.version, &row.reference, &kind_of(&Entry::parse(&row.metadata)?)))
+    }
+
     fn new(name: &str, version: &str, key: &str, kind: &str) -> Self {
         let (name, key, kind) = (name.to_owned(), key.to_owned(), kind.to_owned());
         Self { name, version: render::version_in_path(version), key, kind }
@@ -119,7 +127,8 @@ pub fn readings(path: &str) -> Vec<Old<'_>> {
         let (short, long) = (&rest[..second], &rest[first + 1..third]);
         let mirrored = rest.starts_with(MIRRORED);
         readings.push(Old::Version { name: long, version: &rest[third + 1..], mirrored });
-        readings.push(Old::Bytes { name: short, reference: &rest[third + 1..] });
+        let version = &rest[second + 1..third];
+        readings.push(Old::Bytes { name: short, version, reference: &rest[third + 1..] });
         if !mirrored {
             readings.rotate_left(1);
         }
@@ -136,7 +145,9 @@ impl Repository {
     pub async fn from_old(&self, path: &str, may: impl Fn(&str) -> bool + Send + Sync) -> Result<Option<Address>> {
         for old in readings(path) {
             let found = match old {
-                Old::Bytes { name, reference } if is_readable(name, &may) => self.of_bytes(name, reference).await?,
+                Old::Bytes { name, version, reference } if is_readable(name, &may) => {
+                    self.of_bytes(name, Version::parse(version).ok().as_ref(), reference).await?
+                }
                 Old::Version { name, version, mirrored } if is_readable(name, &may) => {
                     self.of_version(name, version, mirrored).await?
                 }
@@ -150,15 +161,28 @@ impl Repository {
         Ok(None)
     }
 
-    async fn of_bytes(&self, name: &str, reference: &str) -> Result<Option<Address>> {
+    async fn of_bytes(&self, name: &str, version: Option<&Version>, reference: &str) -> Result<Option<Address>> {
         let Some(package) = self.find(name).await? else { return Ok(None) };
-        if let Some(row) = self.rows(&package, reference).await?.into_iter().next() {
-            return Ok(Some(Address::new(name, &row.version, &row.reference, &kind_of(&Entry::parse(&row.metadata)?))));
+        let wanted = version.map(Version::normalized);
+        let rows = self.rows(&package, reference).await?;
+        let row = rows.iter().find(|row| Some(row.version.as_str()) == wanted);
+        // What is made here from one commit, or was sent here, is the same in every version.
+        if let Some(row) = row.or_else(|| rows.iter().find(|row| row.origin != upstream::ORIGIN)) {
+            return Address::of_row(name, row).map(Some);
         }
-        let offers = self.offers(package, Part::All).await?;
-        let offer = offers.versions.into_iter().find(|offer| offer.reference.as_deref() == Some(reference));
-        let Some((offer, key)) = offer.and_then(|offer| Some((offer.clone(), offer.key?))) else { return Ok(None) };
-        Ok(Some(Address::new(name, offer.version.normalized(), &key, &kind_of(&offer.entry))))
+        let mut found = BTreeMap::new();
+        for offer in self.offers(package, Part::All).await?.versions {
+            if let (true, Some(key)) = (offer.reference.as_deref() == Some(reference), &offer.key) {
+                let version = offer.version.normalized();
+                found.insert(version.to_owned(), Address::new(name, version, key, &kind_of(&offer.entry)));
+            }
+        }
+        for row in &rows {
+            if !found.contains_key(&row.version) {
+                found.insert(row.version.clone(), Address::of_row(name, row)?);
+            }
+        }
+        Ok(meant(found, wanted))
     }
 
     /// An upstream is asked for the package only if `mirrored`: what another reading takes for a package may be a part of the
@@ -187,7 +211,7 @@ impl Repository {
         // One that is in no document any more, as old lock files need it: the newest that was called so.
         let kept = packages::kept(&self.db, offers.package.id, DIST).await?;
         let Some(kept) = kept.into_iter().find(|kept| is_it(&kept.version)) else { return Ok(None) };
-        self.of_bytes(name, &kept.reference).await
+        self.of_bytes(name, Some(&version), &kept.reference).await
     }
 
     async fn of_ref(
@@ -229,6 +253,13 @@ impl Repository {
     }
 }
 
+/// Which of several versions with one reference an address means: the one that it names, or the only one. Any other would be
+/// somebody else's bytes.
+fn meant(mut found: BTreeMap<String, Address>, wanted: Option<&str>) -> Option<Address> {
+    let named = wanted.and_then(|wanted| found.remove(wanted));
+    named.or_else(|| if found.len() == 1 { found.into_values().next() } else { None })
+}
+
 /// The kind of a dist, as another registry says it; what is made here is a zip.
 fn kind_of(entry: &Entry) -> String {
     let dist: Option<Entry> = entry.get("dist").and_then(Raw::read);
@@ -256,29 +287,33 @@ mod tests {
     fn addresses_of_other_servers() {
         let version = |name, version| Old::Version { name, version, mirrored: false };
         let mirrored = |name, version| Old::Version { name, version, mirrored: true };
-        let bytes = |name, reference| Old::Bytes { name, reference };
+        let bytes = |name, version, reference| Old::Bytes { name, version, reference };
         let of = |repository, reference| Old::Ref { repository, reference };
         for (path, expected) in [
             (
                 "/dist/m/acme/lib/1.2.3.0.zip",
-                vec![mirrored("acme/lib", "1.2.3.0"), bytes("m/acme", "1.2.3.0"), of("m/acme", "lib/1.2.3.0")],
+                vec![mirrored("acme/lib", "1.2.3.0"), bytes("m/acme", "lib", "1.2.3.0"), of("m/acme", "lib/1.2.3.0")],
             ),
             (
                 "/dist/m/acme/lib/1.9999999.9999999.9999999-dev.tar.gz",
                 vec![
                     mirrored("acme/lib", "1.9999999.9999999.9999999-dev"),
-                    bytes("m/acme", "1.9999999.9999999.9999999-dev"),
+                    bytes("m/acme", "lib", "1.9999999.9999999.9999999-dev"),
                     of("m/acme", "lib/1.9999999.9999999.9999999-dev"),
                 ],
             ),
             (
                 "/dist/acme/lib/1.2.3/0a1b2c.zip",
-                vec![bytes("acme/lib", "0a1b2c"), version("lib/1.2.3", "0a1b2c"), of("acme/lib", "1.2.3/0a1b2c")],
+                vec![
+                    bytes("acme/lib", "1.2.3", "0a1b2c"),
+                    version("lib/1.2.3", "0a1b2c"),
+                    of("acme/lib", "1.2.3/0a1b2c"),
+                ],
             ),
             (
                 "/dist/V1StGXR8_Z5jdHi6B-myT/acme/lib/v1.2.3.zip",
                 vec![
-                    bytes("V1StGXR8_Z5jdHi6B-myT/acme", "v1.2.3"),
+                    bytes("V1StGXR8_Z5jdHi6B-myT/acme", "lib", "v1.2.3"),
                     version("acme/lib", "v1.2.3"),
                     of("V1StGXR8_Z5jdHi6B-myT/acme", "lib/v1.2.3"),
                 ],
@@ -293,6 +328,17 @@ mod tests {
         ] {
             assert_eq!(readings(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn of_versions_with_one_reference_the_named_one_is_meant() {
+        let of = |version: &str| (version.to_owned(), Address::new("acme/lib", version, "master", ZIP));
+        let both = BTreeMap::from(["1.0.0.0", "1.1.0.0"].map(of));
+        let one = BTreeMap::from([of("1.0.0.0")]);
+        let meant = |found: &BTreeMap<String, Address>, wanted| meant(found.clone(), wanted).map(|is| is.version);
+        assert_eq!(meant(&both, Some("1.1.0.0")).as_deref(), Some("1.1.0.0"));
+        assert_eq!((meant(&both, Some("1.2.0.0")), meant(&both, None)), (None, None));
+        assert_eq!(meant(&one, Some("1.1.0.0")).as_deref(), Some("1.0.0.0"));
     }
 
     #[test]
