@@ -6,16 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use larder_core::Result;
+use larder_core::{Error, Kind, Result};
 use larder_db::{packages, sources};
 use larder_sources::manage::GIT;
+use serde::Serialize;
 
 use crate::{
     DIST,
     downloads::Asked,
     entry::{Entry, Raw},
     names,
-    offers::{Part, Repository, ZIP},
+    offers::{Offer, Offers, Part, Repository, ZIP},
     render,
     upstream::{self, Looked},
     version::Version,
@@ -23,6 +24,9 @@ use crate::{
 
 /// The kinds of files that stood at the end of old addresses.
 const ENDINGS: [&str; 5] = [".zip", ".tar.gz", ".tar.bz2", ".tgz", ".tar"];
+
+/// The most metadata that are told in a document of Packgrid, in bytes.
+const LARGEST: usize = 16 * 1024 * 1024;
 
 /// What stands before the package in old addresses of mirrors.
 pub(crate) const MIRRORED: &str = "m/";
@@ -97,16 +101,41 @@ pub fn document_of(path: &str) -> Option<&str> {
     path.strip_prefix("/p/")?.strip_suffix(".json").filter(|name| names::check_package(name).is_ok())
 }
 
-/// That document: the versions by what their authors call them.
-pub fn document(name: &str, entries: &[Entry]) -> Result<Entry> {
-    let mut versions = Entry::default();
-    for entry in entries {
-        versions.set(&entry.text("version").unwrap_or_default(), entry)?;
+/// That document: the versions that may be had by what their authors call them. Refused if it is large: nobody reads it in
+/// parts.
+pub fn document(offers: &Offers) -> Result<String> {
+    let name = &offers.package.name;
+    let visible = || offers.versions.iter().filter(|offer| offer.verdict.is_visible());
+    check_size(name, visible().map(|offer| offer.entry.len()).sum())?;
+    written(name, visible().map(Offer::told))
+}
+
+fn check_size(name: &str, bytes: usize) -> Result<()> {
+    if bytes <= LARGEST {
+        return Ok(());
     }
-    let (mut package, mut document) = (Entry::default(), Entry::default());
-    package.set(name, &versions)?;
-    document.set("packages", &package)?;
-    Ok(document)
+    let text = format!(
+        "{name} has more than {} MiB of metadata, which this server gives to Composer 2 only: use that, with the \
+         repository at /packages.json",
+        LARGEST >> 20
+    );
+    Err(Error::new(Kind::TooLarge, text))
+}
+
+fn written(name: &str, entries: impl Iterator<Item = Result<Entry>>) -> Result<String> {
+    let mut versions = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        versions.insert(entry.text("version").unwrap_or_default(), entry);
+    }
+    let document = Document { packages: BTreeMap::from([(name, versions)]) };
+    serde_json::to_string(&document)
+        .map_err(|error| Error::internal("writing a package as another server told it", error))
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    packages: BTreeMap<&'a str, BTreeMap<String, Entry>>,
 }
 
 /// Whether a decoded path is rather an old address of a mirror than one of ours.
@@ -381,8 +410,11 @@ mod tests {
         let entries =
             ["1.0.0", "dev-main"].map(|version| Entry::parse(&format!(r#"{{"version":"{version}"}}"#)).unwrap());
         assert_eq!(
-            document("acme/lib", &entries).unwrap().to_json().unwrap(),
+            written("acme/lib", entries.into_iter().map(Ok)).unwrap(),
             r#"{"packages":{"acme/lib":{"1.0.0":{"version":"1.0.0"},"dev-main":{"version":"dev-main"}}}}"#
         );
+        assert!(check_size("acme/lib", LARGEST).is_ok());
+        let refused = check_size("acme/lib", LARGEST + 1).unwrap_err();
+        assert!(refused.kind() == Kind::TooLarge && refused.message().contains("/packages.json"), "{refused}");
     }
 }

@@ -181,8 +181,8 @@ impl ComposerRoom {
         demand_sight(asker, name)?;
         let package = self.repository.find(name).await?.ok_or_else(|| no_package(name))?;
         access.package = Some(package.name.as_str().into());
-        let entries = self.repository.offers(package, Part::All).await?.entries()?;
-        let document = legacy::document(name, &entries)?.to_json()?;
+        let offers = self.repository.offers(package, Part::All).await?;
+        let document = self.repository.db.host().heavy(async move { legacy::document(&offers) }).await?;
         Ok(Response::bytes(StatusCode::OK, "application/json", document))
     }
 }
