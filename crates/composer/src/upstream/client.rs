@@ -63,7 +63,7 @@ struct Inner {
     asker: Arc<Asker>,
     place: Place,
     state: Mutex<State>,
-    roots: Flights<Arc<Root>, Failure>,
+    roots: Flights<Latest, Failure>,
     files: Flights<(), Failure>,
 }
 
@@ -74,6 +74,14 @@ struct State {
     trouble: Option<(Time, Failure)>,
     /// When it turned out to be outdated.
     doubted_at: Option<Time>,
+}
+
+/// The newest root that is to be had.
+#[derive(Clone)]
+pub(super) struct Latest {
+    pub(super) root: Arc<Root>,
+    /// Why it is older than it should be.
+    outdated: Option<Failure>,
 }
 
 /// The root as it was last told.
@@ -138,16 +146,24 @@ impl Client {
 
     /// What it says of itself, at most as old as the source's freshness, or older if it cannot be asked.
     pub(super) async fn root(&self) -> Result<Arc<Root>, Failure> {
+        Ok(self.latest().await?.root)
+    }
+
+    /// Like [`Self::root`], for those who ask what it does not have.
+    pub(super) async fn latest(&self) -> Result<Latest, Failure> {
         let inner = &self.inner;
-        if let Some(root) = inner.fresh_enough()? {
-            return Ok(root);
+        if let Some(latest) = inner.fresh_enough()? {
+            return Ok(latest);
         }
         let old = inner.state().known.as_ref().map(|known| Arc::clone(&known.root));
         let host = inner.asker.db.host();
         let flight = inner.roots.join(host, "root", || refresh(Arc::clone(inner)));
         match old {
             None => flight.await,
-            Some(old) => host.within(PATIENCE, flight).await.unwrap_or(Ok(old)),
+            Some(root) => host.within(PATIENCE, flight).await.unwrap_or_else(|| {
+                let why = format!("{} takes long to say what it has", self.host());
+                Ok(Latest { root, outdated: Some(Failure::Failed(Kind::Timeout, why)) })
+            }),
         }
     }
 
@@ -156,10 +172,11 @@ impl Client {
     /// An upstream with `metadata-url` tells what stands in the file that was asked for, whatever that is; all others are
     /// split here.
     pub(super) async fn package(&self, name: &str, dev: bool, known: Option<&str>) -> Result<Told, Failure> {
-        let root = self.root().await?;
-        if root.offers(name) == Some(false) {
+        let latest = self.latest().await?;
+        if latest.offers(name)? == Some(false) {
             return Ok(Told::Absent);
         }
+        let root = latest.root;
         if root.is_inline(name) {
             return self.inner.half(whole::INLINE, name, dev, known).await;
         }
@@ -223,15 +240,26 @@ impl Client {
     }
 }
 
+impl Latest {
+    /// Like [`Root::offers`]. Of an outdated root nobody knows what it does not have: the failure says why it is one.
+    pub(super) fn offers(&self, name: &str) -> Result<Option<bool>, Failure> {
+        match (self.root.offers(name), &self.outdated) {
+            // Somebody else may have a look-alike of what is new there.
+            (Some(false), Some(failure)) => Err(failure.clone()),
+            (offers, _) => Ok(offers),
+        }
+    }
+}
+
 /// Has the root here, and as fresh as it should be; or an old one, if the upstream cannot be asked.
-async fn refresh(inner: Arc<Inner>) -> Result<Arc<Root>, Failure> {
+async fn refresh(inner: Arc<Inner>) -> Result<Latest, Failure> {
     // Another flight may have landed meanwhile.
-    if let Some(root) = inner.fresh_enough()? {
-        return Ok(root);
+    if let Some(latest) = inner.fresh_enough()? {
+        return Ok(latest);
     }
     inner.look().await?;
-    if let Some(root) = inner.fresh_enough()? {
-        return Ok(root);
+    if let Some(latest) = inner.fresh_enough()? {
+        return Ok(latest);
     }
     let before = inner.state().known.clone();
     let validator = before.as_ref().map(|known| known.validator.as_str());
@@ -253,11 +281,14 @@ async fn refresh(inner: Arc<Inner>) -> Result<Arc<Root>, Failure> {
             };
             let root = Arc::clone(&known.root);
             *inner.state() = State { known: Some(known), ..State::default() };
-            Ok(root)
+            Ok(Latest { root, outdated: None })
         }
         Err(failure) => {
             inner.state().trouble = Some((inner.now().plus(TROUBLED), failure.clone()));
-            before.map(|known| known.root).ok_or(failure)
+            match before {
+                Some(known) => Ok(Latest { root: known.root, outdated: Some(failure) }),
+                None => Err(failure),
+            }
         }
     }
 }
@@ -280,7 +311,7 @@ impl Inner {
     }
 
     /// The root in memory, if it is fresh, or if the upstream is to be left alone.
-    fn fresh_enough(&self) -> Result<Option<Arc<Root>>, Failure> {
+    fn fresh_enough(&self) -> Result<Option<Latest>, Failure> {
         let state = self.state();
         let now = self.now();
         let known = state.known.as_ref();
@@ -289,10 +320,12 @@ impl Inner {
             is_young && state.doubted_at.is_none_or(|doubted_at| known.checked_at >= doubted_at)
         };
         if let Some(known) = known.filter(is_fresh) {
-            return Ok(Some(Arc::clone(&known.root)));
+            return Ok(Some(Latest { root: Arc::clone(&known.root), outdated: None }));
         }
         match (&state.trouble, known) {
-            (Some((until, _)), Some(known)) if *until > now => Ok(Some(Arc::clone(&known.root))),
+            (Some((until, failure)), Some(known)) if *until > now => {
+                Ok(Some(Latest { root: Arc::clone(&known.root), outdated: Some(failure.clone()) }))
+            }
             (Some((until, failure)), None) if *until > now => Err(failure.clone()),
             _ => Ok(None),
         }

@@ -311,9 +311,9 @@ impl Proxy {
             return found;
         }
         for client in clients {
-            let root = client.root().await?;
-            self.notice(client, &root);
-            if root.offers(name) == Some(false) {
+            let latest = client.latest().await?;
+            self.notice(client, &latest.root);
+            if latest.offers(name)? == Some(false) {
                 continue;
             }
             for dev in [false, true] {

@@ -226,6 +226,36 @@ async fn an_upstream_that_fails_ends_the_search_and_who_brought_a_package_keeps_
 }
 
 #[tokio::test]
+async fn what_an_upstream_did_not_have_before_it_failed_is_not_taken_from_the_next_one() {
+    for (mut house, first) in House::each().await {
+        let second = Server::new().await;
+        house.add("second", &second).await;
+        let listed = json!({ "available-packages": ["acme/first"] });
+        first.root(&listed);
+        first.package("acme/first", &[first.version("acme/first", "1.0", "")]);
+        has(&second, &["9.0"]);
+        assert_eq!(house.look("acme/first").await, CHANGED);
+        first.page(ROOT, 500, "oh");
+        house.later(11 * MINUTE).await;
+        // Also while it is left alone, and also by another process, which has its root from before.
+        for _ in 0..2 {
+            for name in [NAME, "acme/nowhere"] {
+                assert_eq!(house.look(name).await, Err(Kind::Upstream));
+            }
+            house.restart().await;
+        }
+        assert_eq!(house.look("acme/first").await, HERE);
+        assert_eq!(second.asked(), [] as [&str; 0]);
+        assert!(house.package(NAME).await.is_none());
+        first.root(&listed);
+        house.later(6).await;
+        assert_eq!(house.look("acme/nowhere").await, ABSENT);
+        assert_eq!(house.look(NAME).await, CHANGED);
+        assert_eq!(house.versions(NAME).await.unwrap(), ["9.0"]);
+    }
+}
+
+#[tokio::test]
 async fn our_own_names_and_reserved_ones_are_never_mentioned() {
     for (mut house, server) in House::each().await {
         for name in ["acme/own", "secret/lib"] {
