@@ -4,7 +4,7 @@
 //! that a client reads is read here first, and a version with something wrong is left out; the others pass through as
 //! they came.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use larder_core::{Error, Result};
 use larder_sources::registry::Upstream;
@@ -137,32 +137,40 @@ fn summary(versions: &[Entry]) -> String {
 /// Checks versions, and what neighbours have in common only once.
 #[derive(Default)]
 struct Checker {
-    /// For each of [`LINKS`]: what was right last.
-    right: [Option<Raw>; LINKS.len()],
+    /// By check and field: what was right last.
+    right: HashMap<(Check, String), Raw>,
+}
+
+/// What can be wrong with the value of a field.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Check {
+    Json,
+    Place,
+    Links,
+    Binaries,
+    Aliases,
 }
 
 impl Checker {
     /// Whether something had to be written in another way. `Err` says why a client cannot read it.
     fn check(&mut self, name: &str, version: &mut Entry) -> Result<bool, String> {
-        version.fields().try_for_each(|(field, value)| check_json(field, value))?;
+        for (field, value) in version.fields() {
+            self.once(Check::Json, field, Some(value), |value| check_json(field, value))?;
+        }
         let own = version.text("name").ok_or("it has no \"name\"")?;
         if !own.eq_ignore_ascii_case(name) {
             return Err(format!("it calls itself `{}`", own.chars().take(80).collect::<String>()));
         }
         let display = version.text("version").ok_or("its \"version\" is no text")?;
         let parsed = Version::parse(&display).map_err(|error| error.to_string())?;
-        check_place(version, "dist", &["type", "url"])?;
-        check_place(version, "source", &["type", "url", "reference"])?;
-        for (field, right) in LINKS.iter().zip(&mut self.right) {
-            let Some(links) = version.get(field) else { continue };
-            if right.as_ref() == Some(links) {
-                continue;
-            }
-            check_links(field, links)?;
-            *right = Some(links.clone());
+        for (field, parts) in [("dist", &["type", "url"][..]), ("source", &["type", "url", "reference"])] {
+            self.once(Check::Place, field, version.get(field), |place| check_place(field, place, parts))?;
         }
-        check_binaries(version)?;
-        check_aliases(version)?;
+        for field in LINKS {
+            self.once(Check::Links, field, version.get(field), |links| check_links(field, links))?;
+        }
+        self.once(Check::Binaries, "bin", version.get("bin"), check_binaries)?;
+        self.once(Check::Aliases, "extra", version.get("extra"), check_aliases)?;
         let normalized = version.text("version_normalized");
         let right = match normalized.as_deref() {
             Some(OLD_DEFAULT_BRANCH) | None => false,
@@ -172,6 +180,23 @@ impl Checker {
             version.set("version_normalized", &parsed.normalized()).map_err(|error| error.message().to_owned())?;
         }
         Ok(!right)
+    }
+
+    /// Checks the value of a field, unless it is the one that was right last.
+    fn once(
+        &mut self,
+        check: Check,
+        field: &str,
+        value: Option<&Raw>,
+        judge: impl FnOnce(&Raw) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(value) = value else { return Ok(()) };
+        let key = (check, field.to_owned());
+        if self.right.get(&key) != Some(value) {
+            judge(value)?;
+            self.right.insert(key, value.clone());
+        }
+        Ok(())
     }
 }
 
@@ -188,8 +213,10 @@ fn check_json(field: &str, value: &Raw) -> Result<(), String> {
 }
 
 /// Where a dist or a source is. `null` is nothing; everything else must have its parts (`ArrayLoader`).
-fn check_place(version: &Entry, field: &str, parts: &[&str]) -> Result<(), String> {
-    let Some(place) = version.get(field).filter(|place| place.json() != "null") else { return Ok(()) };
+fn check_place(field: &str, place: &Raw, parts: &[&str]) -> Result<(), String> {
+    if place.json() == "null" {
+        return Ok(());
+    }
     let wrong = || format!("its \"{field}\" has no {}", parts.join(", "));
     let place = place.read::<Entry>().ok_or_else(wrong)?;
     let is_there = |part: &&str| place.get(part).is_some_and(|value| value.json() != "null");
@@ -214,8 +241,8 @@ fn check_links(field: &str, links: &Raw) -> Result<(), String> {
 }
 
 /// Clients before 2.10.2 would link to programs outside the package.
-fn check_binaries(version: &Entry) -> Result<(), String> {
-    let Some(binaries) = version.get("bin").and_then(Raw::read::<Value>) else { return Ok(()) };
+fn check_binaries(binaries: &Raw) -> Result<(), String> {
+    let Some(binaries) = binaries.read::<Value>() else { return Ok(()) };
     let binaries = match &binaries {
         Value::String(one) => vec![one.as_str()],
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
@@ -227,9 +254,9 @@ fn check_binaries(version: &Entry) -> Result<(), String> {
         .map_err(|error| format!("in \"bin\": {error}"))
 }
 
-fn check_aliases(version: &Entry) -> Result<(), String> {
-    let aliases = version.get("extra").and_then(Raw::read::<Entry>);
-    let Some(aliases) = aliases.as_ref().and_then(|extra| extra.get("branch-alias")) else { return Ok(()) };
+fn check_aliases(extra: &Raw) -> Result<(), String> {
+    let extra = extra.read::<Entry>();
+    let Some(aliases) = extra.as_ref().and_then(|extra| extra.get("branch-alias")) else { return Ok(()) };
     let fits = match aliases.read::<Value>() {
         Some(Value::Object(aliases)) => aliases.values().all(Value::is_string),
         Some(Value::Array(list)) => list.is_empty(),

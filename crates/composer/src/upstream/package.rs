@@ -3,7 +3,12 @@
 //!
 //! What this is not: a judge of versions. Whether a client would understand them is asked when they are taken in.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashSet, fmt};
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use larder_core::Result;
 use serde::{
@@ -23,6 +28,9 @@ const MOST_FIELDS: usize = 500;
 
 /// The most fields of all versions of one package, once what is left out because it stands before is written out.
 const MOST_FIELDS_TOGETHER: usize = 2_000_000;
+
+/// The most bytes of these.
+const MOST_BYTES_TOGETHER: usize = 256 * 1024 * 1024;
 
 /// How much is told of what came, in characters.
 const MOST_TOLD: usize = 200;
@@ -191,7 +199,9 @@ fn listed(versions: &Pairs<'_>, alone: Option<&str>) -> Result<Vec<Entry>, Wrong
         return Err(Wrong(format!("has more than {MOST_VERSIONS} versions")));
     }
     let mut read: Vec<Entry> = Vec::with_capacity(versions.len());
-    let (mut carried, mut together) = (HashSet::new(), 0);
+    // By field, how many bytes it adds to this version and to those after it.
+    let mut carried: HashMap<String, usize> = HashMap::new();
+    let (mut size, mut fields_together, mut bytes_together) = (0, 0, 0);
     for (key, version) in versions {
         if count_of_fields(version)? > MOST_FIELDS {
             return Err(too_many());
@@ -199,6 +209,7 @@ fn listed(versions: &Pairs<'_>, alone: Option<&str>) -> Result<Vec<Entry>, Wrong
         let mut entry = Entry::parse(version.get())?;
         if let Some(name) = alone {
             carried.clear();
+            size = 0;
             if entry.get("name").is_none() {
                 entry.set("name", &name)?;
             }
@@ -208,14 +219,23 @@ fn listed(versions: &Pairs<'_>, alone: Option<&str>) -> Result<Vec<Entry>, Wrong
         }
         for (field, value) in entry.fields() {
             if alone.is_none() && value.json() == UNSET {
-                carried.remove(field);
-            } else if !carried.contains(field) {
-                carried.insert(field.to_owned());
+                size -= carried.remove(field).unwrap_or_default();
+                continue;
+            }
+            let adds = field.len() + value.json().len();
+            size += adds;
+            match carried.get_mut(field) {
+                Some(before) => size -= std::mem::replace(before, adds),
+                None => drop(carried.insert(field.to_owned(), adds)),
             }
         }
-        together += carried.len();
-        if together > MOST_FIELDS_TOGETHER {
+        fields_together += carried.len();
+        bytes_together += size;
+        if fields_together > MOST_FIELDS_TOGETHER {
             return Err(too_many());
+        }
+        if bytes_together > MOST_BYTES_TOGETHER {
+            return Err(Wrong(format!("is more than {MOST_BYTES_TOGETHER} bytes, once it is expanded")));
         }
         read.push(entry);
     }
@@ -358,6 +378,12 @@ mod tests {
         let first = format!("{{{}}}", fields.join(","));
         let many = format!(r#"{{"minified":"composer/2.0","packages":{{"a/b":[{first}{}]}}}}"#, ",{}".repeat(6_000));
         assert!(from_file(many.as_bytes(), "a/b").unwrap_err().0.contains("more fields"));
+        let long = "x".repeat(1024 * 1024);
+        let large = |versions: String| format!(r#"{{"minified":"composer/2.0","packages":{{"a/b":[{versions}]}}}}"#);
+        let heavy = large(format!(r#"{{"x":"{long}"}}{}"#, ",{}".repeat(300)));
+        assert!(from_file(heavy.as_bytes(), "a/b").unwrap_err().0.contains("once it is expanded"));
+        let light = large(format!(r#"{{"x":"{long}"}},{{"x":"__unset"}}{}"#, ",{}".repeat(300)));
+        assert!(from_file(light.as_bytes(), "a/b").is_ok());
         let versions = format!(r#"{{"packages":{{"a/b":[{{}}{}]}}}}"#, ",{}".repeat(MOST_VERSIONS));
         assert!(from_file(versions.as_bytes(), "a/b").unwrap_err().0.contains("more than 50000 versions"));
     }
