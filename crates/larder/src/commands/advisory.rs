@@ -93,7 +93,7 @@ async fn refresh(desk: &Desk) -> Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} upstreams could not be asked; what they told before still holds");
+        bail!("{} could not be asked; what was told before still holds", counted(failed as u64, "upstream"));
     }
     Ok(())
 }
@@ -233,14 +233,15 @@ async fn feeds(desk: &Desk) -> Result<()> {
     Ok(table.print(desk.out)?)
 }
 
-fn table(advisories: &[Advisory]) -> Table<6> {
-    let mut table = Table::new(["PACKAGE", "AFFECTED", "SEVERITY", "NAME", "FEED", "TITLE"]);
+fn table(advisories: &[Advisory]) -> Table<7> {
+    let mut table = Table::new(["ID", "PACKAGE", "AFFECTED", "SEVERITY", "CVE", "FEED", "TITLE"]);
     for advisory in advisories {
         table.row([
+            advisory.id.clone(),
             advisory.package.clone(),
             advisory.affected.to_string(),
             advisory.severity.map_or("-", larder_composer::advisories::Severity::as_str).to_owned(),
-            advisory.cve.clone().unwrap_or_else(|| advisory.id.clone()),
+            advisory.cve.clone().unwrap_or_default(),
             advisory.feed.clone(),
             advisory.title.clone(),
         ]);

@@ -352,7 +352,7 @@ async fn check_names(found: &mut Findings, house: &House) -> Result<()> {
         found.warning(
             "names",
             format!(
-                "`{}` offers {first}{more}, which are yours (seen {}): nothing is taken from there; find out who publishes them",
+                "`{}` offers {first}{more}: a name of yours (seen {}): nothing is taken from there; find out who publishes them",
                 source.name,
                 when(*seen)
             ),

@@ -18,6 +18,9 @@ use crate::{
     output::{Table, bytes, counted, when},
 };
 
+/// The origin of versions of other registries whose files were fetched.
+pub const FETCHED: &str = "upstream";
+
 /// How many packages are read at once.
 const PAGE: i64 = 500;
 
@@ -42,6 +45,12 @@ pub async fn run(desk: &Desk, command: PackageCommand) -> Result<()> {
             let references: Vec<_> = gone.iter().map(|kept| kept.reference.as_str()).collect();
             let document = json!({ "format": format, "name": name, "version": version, "references": references, "removed": true });
             desk.out.either(&document, format!("The version {version} of {name} is gone."))?;
+            if gone.iter().any(|kept| kept.origin == FETCHED) {
+                desk.out.hint(format!(
+                    "Its file comes back when a client next asks for it. To keep it away: larder {format} block {name} {version} --reason TEXT"
+                ));
+                return Ok(());
+            }
             hint_return(desk, &package).await;
             Ok(())
         }
@@ -195,10 +204,17 @@ fn print(
             kept.artifact.as_ref().map_or_else(|| "not built yet".to_owned(), |artifact| bytes(artifact.size)),
             count.downloads.to_string(),
             count.installs.to_string(),
-            if kept.visible() { "" } else { "only for old lock files" }.to_owned(),
+            // Of another registry's packages only what was fetched is here; whether it still tells them is another question.
+            if kept.visible() || kept.origin == FETCHED { "" } else { "only for old lock files" }.to_owned(),
         ]);
     }
     table.print(out)?;
+    if versions.iter().any(|kept| kept.origin == FETCHED) {
+        out.line(format!(
+            "\nThese are the versions whose files were fetched and are kept: `larder explain {} {}` shows all that there are.",
+            package.format, package.name
+        ))?;
+    }
     out.line(format!("\nInstall it:\n  {}", snippet.replace('\n', "\n  ")))?;
     Ok(())
 }

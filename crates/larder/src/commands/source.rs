@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::{
     Desk, add,
     forge::{self, Forge, Origin},
+    package::FETCHED,
     sync,
     webhook::{self, Webhook},
 };
@@ -237,12 +238,13 @@ struct MovedTag<'a> {
 }
 
 impl Seen {
-    /// The packages, each with the number of its visible versions and the folders that these are in.
+    /// The packages, each with the number of its versions (of another registry: of those whose files are kept) and the
+    /// folders that these are in.
     fn packages(&self) -> BTreeMap<(&str, &str), (u64, BTreeSet<&str>)> {
         let mut packages: BTreeMap<_, (u64, BTreeSet<&str>)> = BTreeMap::new();
         for key in &self.versions {
             let (versions, folders) = packages.entry((key.format.as_str(), key.package.as_str())).or_default();
-            *versions += u64::from(key.visible());
+            *versions += u64::from(key.visible() || key.origin == FETCHED);
             folders.extend(key.visible().then_some(key.folder.as_str()).filter(|folder| !folder.is_empty()));
         }
         packages
@@ -390,7 +392,8 @@ impl Seen {
         }
         for ((format, name), (versions, folders)) in packages {
             let folders = folders.into_iter().map(|folder| format!(", {folder}")).collect::<Vec<_>>().concat();
-            out.line(format!("  {format} {name}: {}{folders}", counted(versions, "version")))?;
+            let noun = if self.source.kind == format { "kept file" } else { "version" };
+            out.line(format!("  {format} {name}: {}{folders}", counted(versions, noun)))?;
         }
         let moved = self.moved_tags();
         if !moved.is_empty() {
