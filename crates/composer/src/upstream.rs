@@ -17,6 +17,7 @@ mod changes;
 mod checked;
 mod client;
 mod dists;
+mod health;
 mod mirror;
 mod package;
 mod root;

@@ -22,7 +22,7 @@ use larder_sources::{
 };
 use url::Url;
 
-use super::{Failure, package::Wrong};
+use super::{Failure, health::Health, package::Wrong};
 
 /// How long the head of an answer may take for a document, which somebody waits for, and the whole of it.
 const HEAD: Duration = Duration::from_secs(15);
@@ -54,6 +54,7 @@ const TURN: Duration = Duration::from_secs(120);
 pub(super) struct Asker {
     pub(super) upstream: Arc<Upstream>,
     pub(super) db: Db,
+    pub(super) health: Arc<Health>,
     vault: Vault,
     fetch: Arc<dyn Fetch>,
     /// By host: until when it is left alone, and why.
@@ -91,7 +92,8 @@ pub(super) enum Asked {
 impl Asker {
     pub(super) fn new(upstream: Arc<Upstream>, db: Db, vault: Vault, fetch: Arc<dyn Fetch>) -> Self {
         let (documents, large, dists) = (Turns::new(DOCUMENTS), Turns::new(LARGE_AT_ONCE), Turns::new(DISTS));
-        Self { upstream, db, vault, fetch, pauses: Mutex::default(), documents, large, dists }
+        let health = Health::new(db.clone(), &upstream.source);
+        Self { upstream, db, health, vault, fetch, pauses: Mutex::default(), documents, large, dists }
     }
 
     /// A document of at most `most` bytes. `known` is the validator of what is here.
@@ -117,6 +119,7 @@ impl Asker {
         let _turn = self.turn(&self.documents).await?;
         let answer = self.ask(request).await?;
         if answer.status == StatusCode::NOT_MODIFIED && is_conditional {
+            self.health.is_good();
             return Ok(Asked::Same);
         }
         if Some(answer.status) != also {
@@ -161,6 +164,7 @@ impl Asker {
         let request = FetchRequest { most: Some(most), ..FetchRequest::get(url.clone()) };
         let answer = self.ask(request).await?;
         self.judge(url, &answer)?;
+        self.health.is_good();
         Ok(answer)
     }
 
@@ -180,10 +184,11 @@ impl Asker {
         self.told(Failure::Failed(Kind::Upstream, format!("what {} answers {why}; nothing of it is kept", shown(url))))
     }
 
-    /// Writes trouble to the log.
+    /// Writes trouble to the log, and to where people look for it.
     pub(super) fn told(&self, failure: Failure) -> Failure {
         if !matches!(failure, Failure::Absent) {
             tracing::warn!(source = %self.upstream.source.name, why = failure.text(), "an upstream is in trouble");
+            self.health.is_bad(failure.text());
         }
         failure
     }

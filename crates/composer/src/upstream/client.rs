@@ -21,6 +21,7 @@ use larder_sources::{
     turns::Turn,
     vault::Vault,
 };
+use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::Url;
@@ -41,6 +42,9 @@ const TROUBLED: Duration = Duration::from_secs(5);
 
 /// How long a file that holds both halves of a package serves both without being asked for again.
 const BOTH_HALVES: Duration = Duration::from_secs(10);
+
+/// How many packages are remembered not to be there for as long.
+const MOST_ABSENT: usize = 5_000;
 
 /// Files above this are taken apart off the threads that answer requests.
 const LARGE: usize = 256 * 1024;
@@ -65,6 +69,8 @@ struct Inner {
     state: Mutex<State>,
     roots: Flights<Latest, Failure>,
     files: Flights<(), Failure>,
+    /// Packages without a file that would hold both halves, and when that was.
+    absent: Cache<String, Time>,
 }
 
 #[derive(Default)]
@@ -136,7 +142,8 @@ impl Client {
         let upstream = Arc::new(upstream);
         let asker = Arc::new(Asker::new(Arc::clone(&upstream), db, vault, fetch));
         let (state, roots, files) = (Mutex::default(), Flights::default(), Flights::default());
-        Self { upstream, inner: Arc::new(Inner { asker, place, state, roots, files }) }
+        let absent = Cache::new(MOST_ABSENT);
+        Self { upstream, inner: Arc::new(Inner { asker, place, state, roots, files, absent }) }
     }
 
     /// Its host, for people.
@@ -281,6 +288,7 @@ async fn refresh(inner: Arc<Inner>) -> Result<Latest, Failure> {
             };
             let root = Arc::clone(&known.root);
             *inner.state() = State { known: Some(known), ..State::default() };
+            inner.asker.health.is_good();
             Ok(Latest { root, outdated: None })
         }
         Err(failure) => {
@@ -383,13 +391,16 @@ impl Inner {
         let subject = format!("{MIXED}{name}");
         let check = upstream_checks::find(&self.asker.db, self.source(), &subject).await?;
         let fresh = BOTH_HALVES.min(self.asker.upstream.source.every);
+        let is_absent = self.absent.get(name).is_some_and(|at| self.now().since(at) < fresh);
         match (&check, &hash) {
+            (None, None) if is_absent => return Err(Failure::Absent),
             (Some(check), Some(hash)) if check.validator == *hash => return Ok(()),
             (Some(check), None) if self.now().since(check.checked_at) < fresh => return Ok(()),
             _ => {}
         }
         let url = self.place.package(template, name, hash.as_deref())?;
-        let known = check.as_ref().filter(|_| hash.is_none()).map(|check| check.validator.as_str());
+        let is_asked = hash.is_none();
+        let known = check.as_ref().filter(|_| is_asked).map(|check| check.validator.as_str());
         let now = self.now();
         let asked = match (self.asker.document(&url, PACKAGE, known).await, &hash) {
             (Err(failure), Some(_)) => return Err(self.gone(failure, &url)),
@@ -412,12 +423,19 @@ impl Inner {
             }
             None => (package::Halves::default(), String::new()),
         };
-        let mut batch = Batch::new();
+        let (mut batch, mut is_changed) = (Batch::new(), false);
         for (dev, content) in [(false, &halves.tagged), (true, &halves.branches)] {
             let subject = whole::half(MIXED, name, dev);
             let kept = documents::look(&self.asker.db, self.source(), &subject).await?.map(|(validator, _)| validator);
             let statement = whole::keep(&self.asker, &subject, content.as_deref(), kept.as_deref(), now);
+            is_changed |= statement.is_some();
             batch = statement.into_iter().fold(batch, Batch::with);
+        }
+        // Anybody can ask for names that are nowhere: nothing is kept of them.
+        let is_nothing = halves.tagged.is_none() && halves.branches.is_none();
+        if is_nothing && !is_changed && check.is_none() && is_asked {
+            self.absent.insert(name.to_owned(), now);
+            return Err(Failure::Absent);
         }
         let check = Check { checked_at: now, validator };
         self.commit(batch.with(upstream_checks::put(self.source(), &subject, &check))).await
@@ -458,7 +476,9 @@ impl Inner {
             let bytes = bytes.clone();
             self.asker.db.host().heavy(async move { Ok(read(&bytes)) }).await?
         };
-        outcome.map_err(|wrong| self.asker.wrong(url, &bytes, &wrong))
+        let read = outcome.map_err(|wrong| self.asker.wrong(url, &bytes, &wrong))?;
+        self.asker.health.is_good();
+        Ok(read)
     }
 }
 

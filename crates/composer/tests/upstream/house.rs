@@ -13,6 +13,7 @@ use larder_db::{
     changes::Watcher,
     events::{self, Actor, Wanted},
     packages::{self, Package},
+    sources::SourceState,
 };
 use larder_native::{
     fetch::{FetchSettings, HttpFetch},
@@ -122,6 +123,20 @@ impl House {
         let package = self.package(name).await.unwrap();
         let told = self.proxy.versions(&package, dev).await.unwrap()?;
         Some(told.entries.iter().map(|entry| entry.text("version").unwrap()).collect())
+    }
+
+    /// What is wrong with a source, once it is in this state.
+    pub async fn state_of(&self, name: &str, state: SourceState) -> Option<String> {
+        let waiting = async {
+            loop {
+                let source = self.sources.find(name).await.unwrap();
+                if source.state == state {
+                    return source.problem;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(AT_MOST, waiting).await.expect("it is written at last")
     }
 
     /// How many events there are of this action.

@@ -15,6 +15,7 @@ use larder_core::Kind;
 use larder_db::{
     events::Actor,
     packages::{self, Package},
+    sources::SourceState,
     upstream_checks as checks,
 };
 use larder_sources::registry::{self, Place};
@@ -252,6 +253,22 @@ async fn what_an_upstream_did_not_have_before_it_failed_is_not_taken_from_the_ne
         assert_eq!(house.look("acme/nowhere").await, ABSENT);
         assert_eq!(house.look(NAME).await, CHANGED);
         assert_eq!(house.versions(NAME).await.unwrap(), ["9.0"]);
+    }
+}
+
+#[tokio::test]
+async fn trouble_is_shown_with_the_source_until_it_is_over() {
+    for (mut house, server) in House::each().await {
+        server.page(ROOT, 500, "oh");
+        assert_eq!(house.look(NAME).await, Err(Kind::Upstream));
+        let problem = house.state_of("up", SourceState::Failed).await.unwrap();
+        assert!(problem.contains("500"), "{problem}");
+        // Also for another process, which only hears that it is well again.
+        house.restart().await;
+        server.root(&json!({}));
+        has(&server, &["1.0"]);
+        assert_eq!(house.look(NAME).await, CHANGED);
+        assert_eq!(house.state_of("up", SourceState::Ok).await, None);
     }
 }
 

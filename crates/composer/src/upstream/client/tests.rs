@@ -292,7 +292,17 @@ async fn one_file_for_both_halves() {
     house.up.remove("/p/a/b.json");
     house.clock.advance(Duration::from_secs(60));
     assert!(house.is_absent("a/b").await);
-    assert!(house.is_absent("a/nothing").await);
+    house.up.asked();
+    house.up.put("/p/a/empty.json", r#"{"packages":[]}"#);
+    for name in ["a/nothing", "a/empty"] {
+        assert!(house.is_absent(name).await);
+        assert_eq!(house.up.asked(), [format!("/p/{name}.json")]);
+        let check = upstream_checks::find(&house.db, house.source.id, &format!("{MIXED}{name}")).await.unwrap();
+        assert_eq!(check, None, "anybody can make up names");
+    }
+    house.up.put("/p/a/nothing.json", file("a/nothing", &["1.0"]));
+    house.clock.advance(Duration::from_secs(60));
+    assert_eq!(house.versions("a/nothing", false).await, ["1.0"]);
     assert_eq!(house.client.root().await.unwrap().names(), None);
 }
 
