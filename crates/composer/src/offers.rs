@@ -265,7 +265,8 @@ impl Offers {
         self.until = until;
     }
 
-    /// Why versions are missing: what is not there reaches no client's filter lists either. What only waits for its age is not worth a word.
+    /// Why versions are missing: what is not there reaches no client's filter lists either. What only waits for its age is
+    /// not worth a word, unless nothing else is left.
     fn warnings(&self) -> Vec<Value> {
         let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
         for offer in &self.versions {
@@ -283,7 +284,14 @@ impl Offers {
             };
             json!({"message": format!("{} {named} {because}", self.package.name), "versions": "*"})
         });
-        told.collect()
+        let mut told: Vec<Value> = told.collect();
+        let is_anything_left = self.versions.iter().any(|offer| offer.verdict.is_visible());
+        if let Some(until) = self.until.filter(|_| !is_anything_left) {
+            let name = &self.package.name;
+            let message = format!("every release of {name} is too young here: the first can be had from {until} on");
+            told.push(json!({"message": message, "versions": "*"}));
+        }
+        told
     }
 }
 
