@@ -145,6 +145,16 @@ async fn a_lock_file_says_what_would_fail_and_what_may_be_another_package(ground
     let folder = tempfile::tempdir().expect("a place for temporary files");
     let file = folder.path().join("composer.lock");
     std::fs::write(&file, lock.to_string()).expect("it can be written");
+    // Nobody outside hears a name of the file that is not here, unless that is wanted.
+    drop(upstream.asked());
+    let stranger = check_json(&server, &file, &[]).await;
+    assert!(packages_of(&stranger)[0]["why"].to_string().contains("--warm"), "{stranger}");
+    let asked = upstream.asked();
+    let names = ["part-", "nothing", "alike", "hidden"];
+    assert!(asked.iter().all(|one| names.iter().all(|name| !one.path.contains(name))), "{asked:?}");
+    for name in ["initech/part-01", "initech/part-02", "initech/part-03"] {
+        server.versions(&token, name, false).await;
+    }
     let ran = check(&server, &file, &[]).await;
     let said = ran.all();
     ran.failed(1);

@@ -40,7 +40,8 @@ const PAGE: i64 = 5_000;
 pub struct How {
     /// Nobody outside is asked anything: would it install if all of them were gone?
     pub offline: bool,
-    /// What is not stored is brought or built.
+    /// What is not stored is brought or built. Without it no upstream hears a name that is not here: a lock file may name
+    /// packages that are nobody else's business.
     pub warm: bool,
 }
 
@@ -223,9 +224,14 @@ impl Checking<'_> {
 
     async fn package(&self, locked: &Locked, version: &Version) -> Result<Checked> {
         let part = Part::of_version(version.normalized());
-        let trouble = self.look(locked, part).await;
-        let Some(package) = self.repository.find(&locked.name).await? else {
-            let missing = || State::Missing(format!("nothing of it is here{}", self.nobody_has_it()));
+        let mut package = self.repository.find(&locked.name).await?;
+        let mut trouble = None;
+        if !self.how.offline && (self.how.warm || package.is_some()) {
+            trouble = self.look(locked, part).await;
+            package = self.repository.find(&locked.name).await?;
+        }
+        let Some(package) = package else {
+            let missing = || State::Missing(self.why_nothing_is_here(locked).to_owned());
             let mut checked = Checked::new(trouble.map_or_else(missing, State::Trouble), locked);
             self.judge_stranger(locked, &mut checked);
             return Ok(checked);
@@ -247,11 +253,8 @@ impl Checking<'_> {
         Ok(checked)
     }
 
-    /// Has upstreams asked, if they may be. Gives why they could not be.
+    /// Has upstreams asked. Gives why they could not be.
     async fn look(&self, locked: &Locked, part: Part) -> Option<String> {
-        if self.how.offline {
-            return None;
-        }
         match self.repository.proxy.look(&locked.name, part == Part::Branches).await {
             Ok(Looked::Stale { why }) => Some(why),
             Ok(_) => None,
@@ -259,8 +262,14 @@ impl Checking<'_> {
         }
     }
 
-    fn nobody_has_it(&self) -> &'static str {
-        if self.how.offline { "" } else { ", and no upstream has it" }
+    fn why_nothing_is_here(&self, locked: &Locked) -> &'static str {
+        if self.how.offline || self.reserved.covers(ID, &locked.name) {
+            "nothing of it is here"
+        } else if self.how.warm {
+            "nothing of it is here, and no upstream has it"
+        } else {
+            "not here yet: --warm asks the other registries for it"
+        }
     }
 
     /// What of it is here: as it is offered now, or, as old lock files need it, as it once was.
