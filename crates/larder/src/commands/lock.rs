@@ -27,6 +27,12 @@ pub async fn run(desk: &Desk, command: LockCommand) -> Result<()> {
 }
 
 async fn check(desk: &Desk, wanted: &LockCheck) -> Result<()> {
+    if wanted.rewrite && desk.house.config.public_url.is_none() {
+        bail!(
+            "--rewrite writes the address of this server into a file that others use, and it is not configured: set \
+             LARDER_PUBLIC_URL, or public_url in larder.toml"
+        );
+    }
     let lock = Lock::parse(read(&wanted.file)?)?;
     let how = How { offline: wanted.offline, warm: wanted.warm };
     let public_url = desk.public_url();
