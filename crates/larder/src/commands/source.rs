@@ -7,7 +7,7 @@ use larder_core::{Time, time::format_duration};
 use larder_db::{
     credentials, jobs, packages,
     packages::VersionKey,
-    sources::{self, Source, SourceRef},
+    sources::{self, Source, SourceRef, SourceState},
 };
 use larder_jobs::{Entry, State};
 use larder_sources::{
@@ -170,7 +170,9 @@ fn describe(source: &Source, recent: &[Entry]) -> Value {
 
 /// How it is. Another registry is asked when a client wants something, and so is never new.
 fn state_of(source: &Source) -> &'static str {
-    if is_scheduled(source) { source.state.as_str() } else { "ok" }
+    // Another registry that was never asked is as well as one that answered.
+    let is_new = !is_scheduled(source) && source.state == SourceState::New;
+    if is_new { "ok" } else { source.state.as_str() }
 }
 
 fn parsed(text: &str) -> Value {
