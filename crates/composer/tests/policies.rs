@@ -111,7 +111,7 @@ fn imported(added: u64, changed: u64, unchanged: u64, removed: u64) -> Imported 
     Imported { added, changed, unchanged, removed }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn blocks_come_and_go_beside_the_other_rules() {
     for house in House::each().await {
         let book = Book::<Rules>::new(house.db.clone());
@@ -140,7 +140,7 @@ async fn blocks_come_and_go_beside_the_other_rules() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_who_block_at_once_are_both_heard() {
     for house in House::each().await {
         let (one, other) = (Book::<Rules>::new(house.db.clone()), Book::<Rules>::new(house.db.clone()));
@@ -156,7 +156,7 @@ async fn two_who_block_at_once_are_both_heard() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn another_process_is_heard_at_once_or_within_a_second() {
     for house in House::each().await {
         let elsewhere = Book::<Rules>::new(house.db.clone());
@@ -178,7 +178,7 @@ async fn another_process_is_heard_at_once_or_within_a_second() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_again_changes_nothing_and_what_is_told_no_more_goes() {
     for house in House::each().await {
         let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -221,7 +221,7 @@ async fn what_is_told_again_changes_nothing_and_what_is_told_no_more_goes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_no_longer_be_read_still_holds() {
     for house in House::each().await {
         house.import("osv", true, &[osv("GHSA-1", "acme/lib", "1.2"), osv("GHSA-2", "acme/lib", "1.3")]).await;
@@ -231,7 +231,7 @@ async fn what_can_no_longer_be_read_still_holds() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_feed_is_one_word_to_the_caches() {
     for house in House::each().await {
         let all: Vec<Value> = (0..450).map(|at| osv(&format!("GHSA-{at}"), &format!("acme/lib{at}"), "1.2")).collect();
@@ -258,7 +258,7 @@ impl House {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn advisories_of_ones_own() {
     for house in House::each().await {
         let own = Own {
@@ -315,7 +315,7 @@ async fn ask(house: &House, asker: &Principal, query: &str, form: &str) -> (Stat
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_told_of_what_it_may_not_read() {
     for house in House::each().await {
         let begun = house.db.host().now();

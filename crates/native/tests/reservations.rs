@@ -137,7 +137,7 @@ fn pattern(text: &str) -> Pattern {
     text.parse().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_reserved_until_it_is_not() {
     for house in House::each().await {
         let reservations = Reservations::new(house.db.clone());
@@ -178,7 +178,7 @@ async fn a_name_is_reserved_until_it_is_not() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_hears_of_changes_knows_at_once() {
     for house in House::each().await {
         let reservations = Reservations::new(house.db.clone());
@@ -194,7 +194,7 @@ async fn whoever_hears_of_changes_knows_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn look_alikes_of_upstreams_are_named_and_taken_over() {
     for house in House::each().await {
         for (format, name, source) in [
@@ -227,7 +227,7 @@ async fn look_alikes_of_upstreams_are_named_and_taken_over() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_upstream_brings_meanwhile_is_not_brought() {
     for house in House::each().await {
         let reservations = Reservations::new(house.db.clone());
@@ -264,7 +264,7 @@ async fn what_an_upstream_brings_meanwhile_is_not_brought() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_offers_what_is_ours_is_noticed_once() {
     for house in House::each().await {
         let reservations = Reservations::new(house.db.clone());
@@ -312,7 +312,7 @@ async fn an_upstream_that_offers_what_is_ours_is_noticed_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn who_offers_too_much_fills_nothing() {
     for house in House::each().await {
         house.reserve(None, "acme/*", false).await.unwrap();

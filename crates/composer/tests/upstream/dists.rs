@@ -46,7 +46,7 @@ async fn with_version(house: &House, server: &Server, shasum: &str) {
     server.asked();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn fifty_who_want_a_dist_fetch_it_once_and_it_is_kept() {
     for (mut house, server) in House::each().await {
         let content = zip("one");
@@ -78,7 +78,7 @@ async fn fifty_who_want_a_dist_fetch_it_once_and_it_is_kept() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_what_it_should_be_leaves_nothing() {
     for (mut house, server) in House::each().await {
         with_version(&house, &server, &sha1(b"something else")).await;
@@ -116,7 +116,7 @@ async fn what_is_not_what_it_should_be_leaves_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dist_whose_bytes_are_lost_comes_again_if_it_is_the_same() {
     for (mut house, server) in House::each().await {
         let content = zip("one");

@@ -42,7 +42,7 @@ fn is_stale(looked: &Result<Looked, Kind>) -> bool {
     matches!(looked, Ok(Looked::Stale { .. }))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn fifty_who_want_a_package_ask_once_and_nobody_asks_while_it_is_fresh() {
     for (mut house, server) in House::each().await {
         has(&server, &["1.1", "1.0"]);
@@ -67,7 +67,7 @@ async fn fifty_who_want_a_package_ask_once_and_nobody_asks_while_it_is_fresh() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_fresh_is_served_and_looked_at_behind_and_later_waited_for() {
     for (mut house, server) in House::each().await {
         has(&server, &["1.0"]);
@@ -98,7 +98,7 @@ async fn what_is_not_fresh_is_served_and_looked_at_behind_and_later_waited_for()
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_fails_changes_nothing() {
     for (mut house, server) in House::each().await {
         has(&server, &["1.0"]);
@@ -134,7 +134,7 @@ async fn an_upstream_that_fails_changes_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_slow_is_waited_for_for_a_moment_only() {
     for (mut house, server) in House::each().await {
         has(&server, &["1.0"]);
@@ -158,7 +158,7 @@ async fn an_upstream_that_is_slow_is_waited_for_for_a_moment_only() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_nowhere_is_asked_for_again_after_half_a_minute() {
     for (mut house, server) in House::each().await {
         let looks =
@@ -184,7 +184,7 @@ async fn what_is_nowhere_is_asked_for_again_after_half_a_minute() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_fails_ends_the_search_and_who_brought_a_package_keeps_it() {
     for (mut house, first) in House::each().await {
         let second = Server::new().await;
@@ -226,7 +226,7 @@ async fn an_upstream_that_fails_ends_the_search_and_who_brought_a_package_keeps_
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_upstream_did_not_have_before_it_failed_is_not_taken_from_the_next_one() {
     for (mut house, first) in House::each().await {
         let second = Server::new().await;
@@ -256,7 +256,7 @@ async fn what_an_upstream_did_not_have_before_it_failed_is_not_taken_from_the_ne
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn trouble_is_shown_with_the_source_until_it_is_over() {
     for (mut house, server) in House::each().await {
         server.page(ROOT, 500, "oh");
@@ -272,7 +272,7 @@ async fn trouble_is_shown_with_the_source_until_it_is_over() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn our_own_names_and_reserved_ones_are_never_mentioned() {
     for (mut house, server) in House::each().await {
         for name in ["acme/own", "secret/lib"] {
@@ -299,7 +299,7 @@ async fn our_own_names_and_reserved_ones_are_never_mentioned() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_package_without_releases_belongs_to_whoever_has_its_branches() {
     for (house, server) in House::each().await {
         server.package("acme/lib~dev", &[server.version(NAME, "dev-main", "")]);
@@ -310,7 +310,7 @@ async fn a_package_without_releases_belongs_to_whoever_has_its_branches() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_no_client_could_read_is_left_out_alone() {
     for (house, server) in House::each().await {
         let mut bad = server.version(NAME, "1.1", "");
@@ -321,7 +321,7 @@ async fn a_version_that_no_client_could_read_is_left_out_alone() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn one_question_about_changes_answers_for_all_that_did_not_change() {
     for (mut house, server) in House::each().await {
         server.root(&json!({ "metadata-changes-url": server.url("/changes") }));
@@ -379,7 +379,7 @@ async fn one_question_about_changes_answers_for_all_that_did_not_change() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sync_has_everything_looked_at_again() {
     for (mut house, server) in House::each().await {
         has(&server, &["1.0"]);

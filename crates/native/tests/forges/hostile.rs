@@ -12,7 +12,7 @@ use crate::{
     house::{House, MANIFEST},
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_credential_goes_to_no_other_host() {
     for kind in KINDS {
         for house in House::each(kind).await {
@@ -62,7 +62,7 @@ fn paged(kind: ForgeKind, link: &str) -> Vec<u8> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nonsense_changes_nothing_and_is_told() {
     for kind in KINDS {
         for house in House::each(kind).await {
@@ -100,7 +100,7 @@ async fn nonsense_changes_nothing_and_is_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_repositories_are_no_sources() {
     for house in House::each(ForgeKind::Github).await {
         let mut repos = five();
@@ -129,7 +129,7 @@ async fn odd_repositories_are_no_sources() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_not_there_and_a_credential_that_is_refused() {
     for house in House::each(ForgeKind::Gitlab).await {
         let nobody = house.add("nobody/*").await;

@@ -35,7 +35,7 @@ fn five() -> Vec<Repo> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_read_and_what_holds_packages_becomes_a_source() {
     for kind in KINDS {
         for house in House::each(kind).await {
@@ -65,7 +65,7 @@ async fn every_page_is_read_and_what_holds_packages_becomes_a_source() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn new_ones_appear_and_names_decide() {
     for house in House::each(ForgeKind::Github).await {
         house.has(five());
@@ -86,7 +86,7 @@ async fn new_ones_appear_and_names_decide() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_does_not_show_yet_is_looked_for_again() {
     for house in House::each(ForgeKind::Gitlab).await {
         // The clock stands at eight: its activity was half an hour ago, and GitLab may not write down more of it.
@@ -101,7 +101,7 @@ async fn a_change_that_does_not_show_yet_is_looked_for_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn archived_renamed_and_removed_ones_are_followed() {
     for kind in KINDS {
         for house in House::each(kind).await {
@@ -156,7 +156,7 @@ async fn archived_renamed_and_removed_ones_are_followed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_third_that_vanish_are_held() {
     for house in House::each(ForgeKind::Gitea).await {
         house.has(five());
@@ -187,7 +187,7 @@ async fn more_than_a_third_that_vanish_are_held() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_stops_it_and_it_goes_on_where_it_was() {
     for kind in [ForgeKind::Github, ForgeKind::Gitlab] {
         for house in House::each(kind).await {
@@ -215,7 +215,7 @@ async fn a_rate_limit_stops_it_and_it_goes_on_where_it_was() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_not_whole_lets_nothing_go() {
     for house in House::each(ForgeKind::Github).await {
         house.has(five());
@@ -244,7 +244,7 @@ async fn a_list_that_is_not_whole_lets_nothing_go() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_a_source_already_is_left_alone_and_what_was_removed_stays_removed() {
     for house in House::each(ForgeKind::Gitlab).await {
         house.has(five());
@@ -276,7 +276,7 @@ async fn what_is_a_source_already_is_left_alone_and_what_was_removed_stays_remov
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_is_listed_where_users_are() {
     for (kind, path) in [
         (ForgeKind::Github, "users/acme/repos"),
@@ -307,7 +307,7 @@ async fn a_user_is_listed_where_users_are() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_look_is_after_its_own_time() {
     for house in House::each(ForgeKind::Github).await {
         house.has(five());

@@ -12,7 +12,7 @@ async fn standing(house: &House) -> Standing {
     house.forges.standing(&credential).await.unwrap().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn github_tells_of_account_scopes_and_end() {
     for house in House::each(ForgeKind::Github).await {
         house.credential("own", "github").await;
@@ -44,7 +44,7 @@ async fn github_tells_of_account_scopes_and_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn gitlab_tells_of_scopes_and_end() {
     for house in House::each(ForgeKind::Gitlab).await {
         house.credential("own", "gitlab").await;
@@ -66,7 +66,7 @@ async fn gitlab_tells_of_scopes_and_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn bitbucket_and_gitea_tell_who_it_is() {
     for kind in [ForgeKind::Bitbucket, ForgeKind::Gitea] {
         for house in House::each(kind).await {

@@ -203,7 +203,7 @@ fn failed(failure: &Failure) -> &str {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn files_for_tags_and_branches() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"packages":[],"metadata-url":"/repo/p2/%package%.json"}"#);
@@ -236,7 +236,7 @@ async fn files_for_tags_and_branches() {
     assert_eq!(house.up.last().headers[header::IF_MODIFIED_SINCE], "now");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_certainly_not_there_is_not_asked_for() {
     let house = House::new().await;
     let root = json!({"metadata-url": "https://files.example.org/%package%.json", "packages": [],
@@ -260,7 +260,7 @@ async fn what_is_certainly_not_there_is_not_asked_for() {
     assert_eq!(house.client.root().await.unwrap().names(), Some(vec!["a/b", "c/d"]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn packages_in_the_root_beside_files() {
     let mut house = House::new().await;
     let root = json!({"metadata-url": "/repo/p2/%package%.json",
@@ -277,7 +277,7 @@ async fn packages_in_the_root_beside_files() {
     assert_eq!(house.up.asked(), [""; 0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn one_file_for_both_halves() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"providers-lazy-url":"/repo/p/%package%.json"}"#);
@@ -321,7 +321,7 @@ fn hashed(house: &House, packages: &[(&str, String)]) {
     house.up.put("/packages.json", root.to_string());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn files_named_by_their_hashes() {
     let mut house = House::new().await;
     let first = file("a/b", &["1.0", "dev-main"]);
@@ -357,7 +357,7 @@ async fn files_named_by_their_hashes() {
     assert_eq!(house.versions("a/b", false).await, ["1.0"], "the root was asked again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_another_hash_is_not_kept() {
     let house = House::new().await;
     let body = file("a/b", &["1.0"]);
@@ -394,7 +394,7 @@ fn included(house: &House, newest: &str) -> String {
     outer
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repository_in_several_files() {
     let house = House::new().await;
     included(&house, "1.1");
@@ -419,7 +419,7 @@ async fn a_repository_in_several_files() {
     assert_eq!(house.versions("a/b", false).await, ["1.3", "1.0", "0.9"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repository_in_one_file() {
     for scratch in Scratch::each().await {
         let mut house = House::over(scratch).await;
@@ -459,7 +459,7 @@ async fn a_repository_in_one_file() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn everybody_waits_for_one_question() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"providers-lazy-url":"/repo/p/%package%.json"}"#);
@@ -469,7 +469,7 @@ async fn everybody_waits_for_one_question() {
     assert_eq!(house.up.asked(), ["/packages.json", "/p/a/b.json"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_in_trouble_is_told_from_one_that_has_nothing() {
     let house = House::new().await;
     assert!(failed(&house.failure("a/b").await).contains("check the address"), "a root that is not there");
@@ -506,7 +506,7 @@ async fn an_upstream_in_trouble_is_told_from_one_that_has_nothing() {
     assert_eq!(documents::page(&house.db, house.source.id, "", "", 9).await.unwrap().len(), 1, "only the root is kept");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_has_enough_is_left_alone() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"metadata-url":"/repo/p2/%package%.json"}"#);
@@ -524,7 +524,7 @@ async fn an_upstream_that_has_enough_is_left_alone() {
     assert_eq!(house.versions("a/b", false).await, ["1.0"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_root_is_better_than_none() {
     let mut house = House::new().await;
     house.up.put("/packages.json", json!({"packages": {"a/b": versions("a/b", &["1.0"])}}).to_string());
@@ -539,7 +539,7 @@ async fn an_old_root_is_better_than_none() {
     assert_eq!(house.up.asked(), [""; 0], "it is left alone for a moment");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_root_that_never_ends_is_given_up() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"packages":[],"includes":{"i/0.json":{}}}"#);
@@ -554,7 +554,7 @@ async fn a_root_that_never_ends_is_given_up() {
     assert!(house.is_absent("a/b").await);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_and_advisories() {
     let house = House::new().await;
     house.up.put("/packages.json", r#"{"metadata-url":"/repo/p2/%package%.json"}"#);
@@ -593,7 +593,7 @@ async fn changes_and_advisories() {
     assert!(failed(&house.client.advisories(Time::from_seconds(6)).await.unwrap_err()).contains("shape"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_credential_is_for_one_host() {
     let mut house = House::new().await;
     let new = NewCredential { name: "c", kind: "header", username: Some("X-Api-Key"), host: Some("up.example.org") };
