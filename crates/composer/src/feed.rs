@@ -1,6 +1,8 @@
 //! `changes.json`: which packages changed since a moment, for other registries that follow this one
 //! (`metadata-changes-url`; package managers do not read it).
 
+use std::time::Duration;
+
 use http::StatusCode;
 use larder_auth::View;
 use larder_core::{Result, Time};
@@ -19,6 +21,9 @@ const UNIT: i64 = 100;
 
 /// How far the next question goes back, in microseconds: a change is dated shortly before others can see it.
 const OVERLAP: i64 = 10_000_000;
+
+/// How far back single changes are told: what may have changed for anybody is looked for in all events since.
+const WINDOW: Duration = Duration::from_secs(7 * 86_400);
 
 /// The most actions of one answer: whoever missed more begins anew.
 const MOST: i64 = 50_000;
@@ -47,6 +52,9 @@ pub(crate) async fn changes(db: &Db, view: &View, request: &Request) -> Result<R
 
 /// What changed; `None` if that cannot be told one by one.
 async fn actions(db: &Db, view: &View, since: Time) -> Result<Option<Vec<Value>>> {
+    if since < db.host().now().minus(WINDOW) {
+        return Ok(None);
+    }
     let wanted = |action: &str| Wanted { since: Some(since), action: Some(action.to_owned()), ..Wanted::default() };
     for family in SWEEPING {
         if !events::list(db, &wanted(family), None, 1).await?.is_empty() {

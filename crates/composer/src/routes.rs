@@ -232,18 +232,15 @@ impl Room for ComposerRoom {
         })?;
         match endpoint {
             Endpoint::Notify if request.method == Method::POST => {
-                return notify::notify(&self.repository.db, &self.recorder, request, asker).await;
+                notify::notify(&self.repository.db, &self.recorder, request, asker).await
             }
-            Endpoint::Notify => return Ok(method_not_allowed("POST")),
-            Endpoint::Publish => return self.publisher.handle(request, asker, access).await,
+            Endpoint::Notify => Ok(method_not_allowed("POST")),
+            Endpoint::Publish => self.publisher.handle(request, asker, access).await,
             Endpoint::Advisories => {
                 access.action = Some(Action::Read);
-                return advisories::api::answer(&self.repository.db, request, asker).await;
+                advisories::api::answer(&self.repository.db, request, asker).await
             }
-            _ if !request.reads() => return Ok(method_not_allowed("GET, HEAD")),
-            _ => {}
-        }
-        match endpoint {
+            _ if !request.reads() => Ok(method_not_allowed("GET, HEAD")),
             Endpoint::Root => self.root(request, asker, access).await,
             Endpoint::Package { name, dev } => self.package(request, asker, access, name, dev).await,
             Endpoint::Dist(wanted) if legacy::is_mirrored(&path) => {
@@ -284,9 +281,6 @@ impl Room for ComposerRoom {
                 access.action = Some(Action::Read);
                 let view = self.view(asker)?;
                 Ok(self.documents.filter(&view).await?.respond(request))
-            }
-            Endpoint::Notify | Endpoint::Publish | Endpoint::Advisories => {
-                Err(Error::internal("routing", "handled above"))
             }
         }
     }

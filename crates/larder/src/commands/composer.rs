@@ -7,13 +7,10 @@ use larder_composer::policy::{
 };
 use larder_composer::versions::Versions;
 use larder_sources::policies::Book;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Desk;
-use crate::{
-    cli::{ComposerCommand, ComposerPolicy, ComposerPolicySet},
-    output::Table,
-};
+use super::{Desk, print_policies};
+use crate::cli::{ComposerCommand, ComposerPolicy, ComposerPolicySet};
 
 pub async fn run(desk: &Desk, command: ComposerCommand) -> Result<()> {
     let book = Book::<Rules>::new(desk.house.db.clone());
@@ -58,23 +55,13 @@ async fn set_policy(desk: &Desk, book: &Book<Rules>, order: ComposerPolicySet) -
 }
 
 async fn policies(desk: &Desk, book: &Book<Rules>) -> Result<()> {
-    let policies = book.all().await?;
-    if desk.out.wants_json() {
-        let all: Vec<Value> =
-            policies.iter().map(|(pattern, rules)| json!({ "pattern": pattern, "rules": rules })).collect();
-        return Ok(desk.out.document(&all)?);
-    }
-    let mut table = Table::new(["PATTERN", "RULES"]);
-    for (pattern, rules) in policies.iter() {
-        table.row([pattern.to_string(), words(rules)]);
-    }
-    if table.is_empty() {
-        return Ok(desk.out.line(
-            "There are no policies: every version is offered as soon as it is here. \
-             `larder composer policy set PATTERN …` makes one, `larder composer block NAME …` blocks versions.",
-        )?);
-    }
-    Ok(table.print(desk.out)?)
+    print_policies(
+        desk,
+        book.all().await?.iter(),
+        words,
+        "There are no policies: every version is offered as soon as it is here. \
+         `larder composer policy set PATTERN …` makes one, `larder composer block NAME …` blocks versions.",
+    )
 }
 
 /// Rules, for people.

@@ -24,7 +24,9 @@ mod webhook;
 
 use anyhow::{Result, bail};
 use larder_audit::Actor;
-use larder_core::grant::Grant;
+use larder_core::{grant::Grant, pattern::Pattern};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     cli::{Cli, Command, Global, Serve},
@@ -32,7 +34,7 @@ use crate::{
     environment,
     house::House,
     log,
-    output::Output,
+    output::{Output, Table},
     serve,
 };
 
@@ -91,6 +93,27 @@ fn configure(global: &Global, serve: &Serve) -> Result<Config> {
     let given = [("data", data), ("listen", serve.listen.clone()), ("public_url", serve.public_url.clone())];
     let flags: Flags = given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     Config::load(&flags, global.config.as_deref(), &environment)
+}
+
+/// Prints the policies of a format: each pattern with its rules in `words`, or `none`.
+fn print_policies<'p, R: Serialize + 'p>(
+    desk: &Desk,
+    policies: impl Iterator<Item = &'p (Pattern, R)>,
+    words: fn(&R) -> String,
+    none: &str,
+) -> Result<()> {
+    if desk.out.wants_json() {
+        let all: Vec<_> = policies.map(|(pattern, rules)| json!({ "pattern": pattern, "rules": rules })).collect();
+        return Ok(desk.out.document(&all)?);
+    }
+    let mut table = Table::new(["PATTERN", "RULES"]);
+    for (pattern, rules) in policies {
+        table.row([pattern.to_string(), words(rules)]);
+    }
+    if table.is_empty() {
+        return Ok(desk.out.line(none)?);
+    }
+    Ok(table.print(desk.out)?)
 }
 
 impl Desk {

@@ -10,7 +10,7 @@ use larder_oci::{
 };
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::{Desk, print_policies};
 use crate::{
     cli::{OciCommand, PolicyCommand, PolicySet},
     formats,
@@ -56,23 +56,13 @@ async fn set_policy(desk: &Desk, set: PolicySet) -> Result<()> {
 }
 
 async fn policies(desk: &Desk) -> Result<()> {
-    let policies = formats::registry(&desk.house).policies().await?;
-    if desk.out.wants_json() {
-        let all: Vec<Value> =
-            policies.iter().map(|(pattern, rules)| json!({ "pattern": pattern, "rules": rules })).collect();
-        return Ok(desk.out.document(&all)?);
-    }
-    let mut table = Table::new(["PATTERN", "RULES"]);
-    for (pattern, rules) in policies.iter() {
-        table.row([pattern.to_string(), words(rules)]);
-    }
-    if table.is_empty() {
-        return Ok(desk.out.line(
-            "There are no policies: all tags stay and may move, and untagged manifests go after a while. \
-             `larder oci policy set PATTERN …` makes one.",
-        )?);
-    }
-    Ok(table.print(desk.out)?)
+    print_policies(
+        desk,
+        formats::registry(&desk.house).policies().await?.iter(),
+        words,
+        "There are no policies: all tags stay and may move, and untagged manifests go after a while. \
+         `larder oci policy set PATTERN …` makes one.",
+    )
 }
 
 /// Rules, for people.
