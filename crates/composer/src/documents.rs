@@ -185,20 +185,25 @@ impl Documents {
         self.dists.remove(path);
     }
 
-    /// `p2/NAME.json`, or `p2/NAME~dev.json`; `None` if there is no such package.
-    pub(crate) async fn package(&self, name: &str, dev: bool) -> Result<Option<Arc<PackageDocument>>> {
+    /// `p2/NAME.json`, or `p2/NAME~dev.json`, and why it may be outdated, if it may; `None` if there is no such package.
+    pub(crate) async fn package(
+        &self,
+        name: &str,
+        dev: bool,
+    ) -> Result<Option<(Arc<PackageDocument>, Option<String>)>> {
         let key = Key::Package(name.to_owned(), dev);
         if let Some(Kept::Package(document)) = self.kept.get(&key) {
             if document.until.is_some_and(|until| until <= self.repository.db.host().now()) {
                 self.kept.remove(&key);
             } else if !document.is_foreign {
-                return Ok(Some(document));
+                return Ok(Some((document, None)));
             }
         }
+        let mut stale = None;
         match self.repository.proxy.look(name, dev).await? {
             Looked::Own | Looked::Here { changed: false } => {}
             Looked::Here { changed: true } => self.forget(name),
-            Looked::Stale { why } => tracing::debug!(package = name, why, "what is sent may be outdated"),
+            Looked::Stale { why } => stale = Some(why),
             Looked::Absent => return Ok(None),
         }
         let kept = self.kept_or(&key, || async {
@@ -206,7 +211,7 @@ impl Documents {
             Ok(Kept::Package(Arc::new(self.render_package(package, dev).await?)))
         });
         match kept.await {
-            Ok(Kept::Package(document)) => Ok(Some(document)),
+            Ok(Kept::Package(document)) => Ok(Some((document, stale))),
             Ok(_) => Err(mixed_up()),
             Err(Missing(None)) => Ok(None),
             Err(Missing(Some(error))) => Err(error),

@@ -14,6 +14,7 @@ use larder_db::changes::Change;
 use larder_http::{
     AccessNote, Request, Response, Room,
     error::{method_not_allowed, status_of},
+    stale,
 };
 
 use crate::{
@@ -136,9 +137,15 @@ impl ComposerRoom {
     ) -> Result<Response> {
         access.action = Some(Action::Read);
         demand_sight(asker, name)?;
-        let found = self.documents.package(name, dev).await?.ok_or_else(|| no_package(name))?;
+        let (found, outdated) = self.documents.package(name, dev).await?.ok_or_else(|| no_package(name))?;
         access.package = Some(Arc::clone(&found.name));
-        Ok(found.document.respond(request))
+        let mut response = found.document.respond(request);
+        if let Some(why) = outdated {
+            // Who has no more than a token need not know which host it is.
+            tracing::debug!(package = name, why, "what is sent may be outdated");
+            stale::warn(&mut response, "the registry that it comes from could not be asked again", None);
+        }
+        Ok(response)
     }
 
     async fn dist(
@@ -287,11 +294,18 @@ impl Room for ComposerRoom {
 
     /// A client prints `warning` of an error if the content type is exactly `application/json`. It asks for names that are
     /// not here as a matter of course, so that a missing package is no reason to warn.
-    fn face(&self, _: &Request, error: &Error) -> Response {
+    fn face(&self, request: &Request, error: &Error) -> Response {
         let mut body = serde_json::json!({"error": error.message()});
-        if !matches!(error.kind(), Kind::NotFound | Kind::Unauthenticated)
-            || error.message().contains("composer update")
-        {
+        let is_asked_for_metadata = || {
+            let path = request.decoded_path();
+            matches!(Endpoint::parse(&path), Some(Endpoint::Package { .. } | Endpoint::OldPackage { .. }))
+        };
+        let is_no_news = match error.kind() {
+            Kind::Unauthenticated => true,
+            Kind::NotFound => is_asked_for_metadata(),
+            _ => false,
+        };
+        if !is_no_news {
             body["warning"] = error.message().into();
         }
         let status: StatusCode = status_of(error.kind());

@@ -19,6 +19,7 @@ mod range;
 mod readiness;
 mod room;
 mod site;
+pub mod stale;
 
 pub use body::{Body, RequestBody};
 pub use document::Document;

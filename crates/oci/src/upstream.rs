@@ -28,7 +28,7 @@ use larder_db::{
     changes::Change,
     packages::{self, Package},
 };
-use larder_http::{Response, error::status_of};
+use larder_http::{Response, error::status_of, stale};
 use larder_sources::{
     fetch::{self, Fetch},
     flight::Flights,
@@ -358,23 +358,9 @@ impl Stale {
     /// Says in an answer whether it is old.
     pub(crate) fn dressed(stale: Option<&Self>, now: Time, mut response: Response) -> Response {
         if let Some(stale) = stale {
-            stale.dress(now, &mut response);
+            stale::warn(&mut response, &stale.why, stale.since.map(|since| now.since(since)));
         }
         response
-    }
-
-    /// As a warning of the distribution specification, and an age (RFC 9111, 5.1).
-    fn dress(&self, now: Time, response: &mut Response) {
-        let age = self.since.map(|since| now.since(since).as_secs());
-        let visible = |c: char| if c == '"' || c == '\\' || !(' '..='~').contains(&c) { '\'' } else { c };
-        let why: String = self.why.chars().map(visible).take(500).collect();
-        let text = format!("299 - \"this may be outdated: {why}\"");
-        response
-            .headers
-            .insert(header::WARNING, HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("299 - \"\"")));
-        if let Some(age) = age {
-            response.headers.insert(header::AGE, HeaderValue::from(age));
-        }
     }
 }
 
@@ -421,16 +407,5 @@ mod tests {
             assert_eq!(answering(name), Some("registry-1.docker.io"));
         }
         assert_eq!((answering("registry-1.docker.io"), answering("docker.io:5000")), (None, None));
-    }
-
-    #[test]
-    fn a_warning_is_a_header_whatever_it_says() {
-        let mut response = Response::empty(StatusCode::OK);
-        let stale = Stale { since: Some(Time::from_seconds(10)), why: "a \"quote\",\r\nä line".repeat(100) };
-        stale.dress(Time::from_seconds(75), &mut response);
-        assert_eq!(response.headers[header::AGE], "65");
-        let text = response.headers[header::WARNING].to_str().unwrap();
-        assert!(text.starts_with("299 - \"this may be outdated: a 'quote',''' line") && text.ends_with('"'), "{text}");
-        assert!(text.len() < 4096);
     }
 }

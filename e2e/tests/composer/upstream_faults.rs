@@ -213,6 +213,9 @@ async fn a_client_is_told_what_is_wrong_and_goes_on_with_what_is_here(ground: Gr
         project.forget_cache();
         project.composer(&["update"]).await.ok();
     }
+    let old = server.get("/p2/initech/part-01.json", Some(&token)).await;
+    let warning = old.headers.get("warning").map(|value| value.to_str().unwrap_or_default());
+    assert!(warning.is_some_and(|warning| warning.contains("outdated")), "{} {warning:?}", old.status);
     server.close().await;
 }
 
