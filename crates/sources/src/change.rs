@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use larder_core::{Error, Kind, Result, pattern::Pattern, time::format_duration};
+use larder_core::{Error, Result, pattern::Pattern, time::format_duration};
 use larder_db::{
     Batch, changes, credentials as credential_rows,
     credentials::Credential,
@@ -23,7 +23,7 @@ use crate::{
     Sources, credentials, fetch,
     forges::{self, ForgeKind, ForgeSettings},
     manage::{self, GIT},
-    registry::{self, Dists, RegistrySettings, Upstream},
+    registry::{self, Dists, Upstream},
     settings::{GitSettings, KeepWord, MovedTagsWord},
     url::GitUrl,
     work::{SYNC, is_scheduled},
@@ -301,30 +301,30 @@ fn origin(source: &Source) -> Result<String> {
 
 /// What can be changed about a source, as events tell it.
 fn told(source: &Source, credential: Option<&Credential>) -> Result<Map<String, Value>> {
+    let mut told = Map::new();
+    let mut tell = |name: &str, value: Value| drop(told.insert(name.to_owned(), value));
+    tell("url", json!(source.url));
+    tell("credential", json!(credential.map(|credential| &credential.name)));
     let every = format_duration(source.every);
-    let mut told = if source.kind == GIT {
-        of_repositories(&every, &GitSettings::read(&source.settings)?)
+    let (every, repositories) = if source.kind == GIT {
+        (every, GitSettings::read(&source.settings)?)
     } else if ForgeKind::of(source).is_some() {
         let settings = ForgeSettings::read(&source.settings)?;
-        let each = format_duration(Duration::from_secs(settings.repositories_every));
-        let mut told = of_repositories(&each, &settings.repositories);
-        told["list_every"] = every.into();
-        told
+        tell("list_every", json!(every));
+        (format_duration(Duration::from_secs(settings.repositories_every)), settings.repositories)
     } else {
-        let RegistrySettings { only, dists, show_source, .. } = Upstream::read(source.clone())?.settings;
-        json!({ "fresh": every, "only": only, "dists": dists, "show_source": show_source })
+        let settings = Upstream::read(source.clone())?.settings;
+        tell("only", json!(settings.only));
+        tell("fresh", json!(every));
+        tell("dists", json!(settings.dists));
+        tell("show_source", json!(settings.show_source));
+        return Ok(told);
     };
-    told["url"] = source.url.as_str().into();
-    told["credential"] = credential.map(|credential| credential.name.as_str()).into();
-    match told {
-        Value::Object(told) => Ok(told),
-        _ => Err(Error::new(Kind::Internal, "a source that tells nothing of itself")),
-    }
-}
-
-fn of_repositories(every: &str, settings: &GitSettings) -> Value {
-    let GitSettings { keep, moved_tags, show_source, .. } = settings;
-    json!({ "every": every, "keep": keep, "moved_tags": moved_tags, "show_source": show_source })
+    tell("every", json!(every));
+    tell("keep", json!(repositories.keep));
+    tell("moved_tags", json!(repositories.moved_tags));
+    tell("show_source", json!(repositories.show_source));
+    Ok(told)
 }
 
 fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<String, Value> {
