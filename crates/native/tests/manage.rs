@@ -160,22 +160,19 @@ impl House {
     /// A package of a source, one of its versions, and a file of that.
     async fn has(&self, source: Id, name: &str, version: &str, file: Option<&[u8]>) {
         let (host, now) = (self.db.host(), self.db.host().now());
-        let id = match packages::find(&self.db, "things", name).await.unwrap() {
-            Some(package) => package.id,
-            None => {
-                let package = Package {
-                    id: host.new_id(),
-                    format: "things".into(),
-                    name: name.into(),
-                    source_id: Some(source),
-                    summary: "{}".into(),
-                    created_at: now,
-                    changed_at: now,
-                };
-                self.db.commit(Batch::from(packages::insert(&package))).await.unwrap();
-                package.id
-            }
-        };
+        if packages::find(&self.db, "things", name).await.unwrap().is_none() {
+            let package = Package {
+                id: host.new_id(),
+                format: "things".into(),
+                name: name.into(),
+                source_id: Some(source),
+                summary: "{}".into(),
+                created_at: now,
+                changed_at: now,
+            };
+            self.db.commit(Batch::from(packages::insert(&package))).await.unwrap();
+        }
+        let id = packages::find(&self.db, "things", name).await.unwrap().unwrap().id;
         let version = Version {
             id: host.new_id(),
             version: version.into(),
@@ -214,8 +211,7 @@ impl House {
         self.clock.advance(Duration::from_millis(1));
         work.await;
         watcher.look().await.unwrap();
-        let topics = from.lock().unwrap().clone();
-        topics
+        std::mem::take(&mut *from.lock().unwrap())
     }
 }
 
@@ -377,7 +373,7 @@ async fn a_git_source_is_looked_at_again_at_once() {
         house.db.commit(Batch::from(rows::put_ref(lib.id, &seen))).await.unwrap();
         house.change("lib", Change { every: Some(HOUR * 2), ..Change::default() }).await.unwrap();
         assert_eq!(due().await, [house.db.host().now()]);
-        assert_eq!(rows::refs(&house.db, lib.id).await.unwrap(), [seen.clone()], "nothing to read again");
+        assert_eq!(rows::refs(&house.db, lib.id).await.unwrap()[0], seen, "nothing to read again");
         let topics = house
             .told(async {
                 let change = Change { show_source: Some(false), keep: Some(KeepWord::Full), ..Change::default() };

@@ -284,7 +284,7 @@ pub async fn remove(db: &Db, actor: &Actor, name_or_id: &str) -> Result<Credenti
         .with(events::record(db.host(), &event));
     db.commit(batch).await.map_err(|error| match error {
         error if error.is_guard("credential is not used") => Error::conflict(format!(
-            "the credential `{}` is in use: remove the sources that need it first (`larder source list`)",
+            "the credential `{}` is in use: remove the sources that need it first (`larder credential list`), or give them another one (`larder source set`)",
             credential.name
         )),
         error => error.into(),

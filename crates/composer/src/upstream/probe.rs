@@ -30,6 +30,8 @@ impl Proxy {
         let place = Place::new(&upstream.url, inner.allow_local);
         let (vault, fetch) = (inner.vault.clone(), Arc::clone(&inner.fetch));
         let asker = Asker::new(Arc::new(upstream), self.db().clone(), vault, fetch);
+        // Written below, before this returns: the program may end then.
+        asker.health.hush();
         let at = shown(&place.root);
         let probed = match asker.document(&place.root, ROOT, None).await {
             Ok(Asked::Document { bytes, .. }) => match File::read(&bytes) {
@@ -50,6 +52,7 @@ impl Proxy {
     async fn note(&self, source: &Source, probed: &Probed) -> Result<()> {
         let report = source.report.as_deref().unwrap_or("{}");
         let statement = match probed.problem() {
+            Some(why) if source.state == SourceState::Failed && source.problem.as_deref() == Some(why) => return Ok(()),
             Some(why) => sources::troubled(source.id, SourceState::Failed, why),
             None if source.state == SourceState::Failed => sources::reported(source.id, report),
             None => return Ok(()),

@@ -96,5 +96,20 @@ async fn a_registry_that_has_moved_is_asked_for_everything_again() {
         let asked = after.asked();
         assert!(asked.iter().all(|path| !path.ends_with('?')), "what another one said is no condition: {asked:?}");
         assert_eq!(house.events("source.set").await, 1);
+        // Another replica that has not heard of it yet keeps what it is told at the old address.
+        let back = Change { url: Some(&before.url("/")), accept_address: true, ..Change::default() };
+        house.sources.change(&Actor::command_line(), "up", &back).await.unwrap();
+        house.look(NAME).await.unwrap();
+        house.clock.advance(std::time::Duration::from_secs(600));
+        assert_eq!(house.look("acme/lib~dev").await, crate::ABSENT);
+        house.hear().await;
+        house.later(600).await;
+        after.asked();
+        before.asked();
+        house.look(NAME).await.unwrap();
+        let asked = before.asked();
+        assert!(asked.iter().all(|path| !path.ends_with('?')), "nor is that: {asked:?}");
+        assert_eq!(after.asked(), [""; 0]);
+        assert_eq!(house.versions(NAME).await.unwrap(), ["1.0"]);
     }
 }

@@ -173,6 +173,7 @@ pub struct AddSource {
 
 /// `larder source set`.
 #[derive(Debug, Args)]
+#[command(override_usage = "larder source set <NAME> <OPTIONS>")]
 #[command(group(ArgGroup::new("change").required(true).multiple(true).args([
     "url", "credential", "no_credential", "hide_source", "show_source", "every", "keep", "moved_tags", "list_every", "only",
     "every_name", "fresh", "dists",

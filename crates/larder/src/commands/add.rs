@@ -117,14 +117,16 @@ async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
 fn note_names(desk: &Desk, source: &Source) -> Result<()> {
     let can_prefix = desk.house.sources.format(&source.kind).and_then(|format| format.proxied()?.prefix.then_some(()));
     let note = if can_prefix.is_some() {
-        "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some: remove it, and add it \
-         again with --only or --prefix."
-            .to_owned()
+        format!(
+            "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some, choose with --only or \
+             --prefix: `larder source set {} --only 'library/*'`, or remove it, and add it again with --prefix.",
+            source.name
+        )
     } else {
         format!(
             "It is asked for every name that is not here yet. Keep your own from it: `larder reserve add 'acme/*' --format {}`, or \
-             remove it, and add it again with --only.",
-            source.kind
+             choose: `larder source set {} --only 'vendor/*'`.",
+            source.kind, source.name
         )
     };
     Ok(desk.out.line(note)?)

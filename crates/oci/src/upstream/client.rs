@@ -92,8 +92,10 @@ pub(super) struct Fetched {
 pub(super) enum Door {
     /// It takes the credential, or needs none.
     Open,
-    /// It wants another credential, or one.
+    /// It wants another credential, or one for what is not public.
     Guarded,
+    /// It lets nobody in, or not with this credential, and does not say how.
+    Closed,
 }
 
 /// One request.
@@ -214,7 +216,7 @@ impl Client {
         match answer.status {
             StatusCode::OK if is_registry => Ok(Door::Open),
             StatusCode::UNAUTHORIZED if Challenge::read(&answer.headers).is_some() => Ok(Door::Guarded),
-            StatusCode::FORBIDDEN if is_registry => Ok(Door::Guarded),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Door::Closed),
             StatusCode::TOO_MANY_REQUESTS => Err(self.busy(&answer.headers)),
             status if status.is_server_error() => Err(odd(status, &self.host())),
             _ => Err(Failure::Absent),

@@ -28,7 +28,10 @@ impl Proxy {
             Ok(Door::Guarded) | Err(Failure::Refused(_)) if !has_credential => {
                 Probed::Works { layout: Some("shows strangers only what is public".to_owned()), names: None }
             }
-            Ok(Door::Guarded) => Probed::Refused(format!(
+            Ok(Door::Closed) if !has_credential => {
+                Probed::Refused(format!("{at} lets nobody in: give the source `{name}` a credential"))
+            }
+            Ok(Door::Guarded | Door::Closed) => Probed::Refused(format!(
                 "{at} does not take the credential of the source `{name}`: it may have expired"
             )),
             Err(Failure::Refused(why)) => {
