@@ -395,7 +395,7 @@ fn a_source_is_changed_in_place() {
     has(&larder.ok(&["source", "show", "lib"]), &["(every 5m)", "keep full"]);
     has(&set(&["lib", "--every", "5m"]), &["`lib` is like that already"]);
     has(&set(&["shop", "--every-name", "--fresh", "1h"]), &["only a/* -> everything", "fresh 5m -> 1h"]);
-    has(&set(&["shop", "--hide-source"]), &["show_source unless a credential is needed -> no"]);
+    has(&set(&["shop", "--hide-source"]), &["show source unless a credential is needed -> no"]);
     let moved = set(&["shop", "--url", &format!("{url}new")]);
     has(&moved, &[&format!("url {url} -> {url}new/"), "All that the other address said is forgotten"]);
     let changed = larder.json(&["source", "set", "shop", "--dists", "upstream"])["changed"].clone();

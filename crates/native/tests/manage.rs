@@ -337,7 +337,10 @@ async fn a_registry_elsewhere_is_believed_nothing_that_another_one_said() {
         house.has(up.id, "acme/a", "1.0", Some(b"file")).await;
         let url = Some("https://new.example.org/");
         let (kind, message) = house.refuses("up", Change { url, ..Change::default() }).await;
-        assert!(kind == Kind::Conflict && message.contains("1 packages") && message.contains("--yes"), "{message}");
+        assert!(
+            kind == Kind::Conflict && message.contains("1 package of `up`") && message.contains("--yes"),
+            "{message}"
+        );
         assert!(documents::find(&house.db, up.id, "root").await.unwrap().is_some());
         house.change("up", Change { url, accept_address: true, ..Change::default() }).await.unwrap();
         assert!(checks::find(&house.db, up.id, "root").await.unwrap().is_none());
@@ -500,7 +503,11 @@ async fn a_registry_goes_with_its_kept_files_only_if_somebody_says_so() {
         let remove = async |name: &str, files| house.sources.remove(&Actor::command_line(), name, files).await;
         let error = remove("up", KeptFiles::Spare).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Conflict);
-        assert!(error.message().contains("3 versions with 16 bytes") && error.message().contains("--yes"), "{error}");
+        assert!(
+            error.message().contains("3 versions of 2 packages from it are kept here (16 bytes)")
+                && error.message().contains("--yes"),
+            "{error}"
+        );
         assert!(packages::find(&house.db, "things", "acme/a").await.unwrap().is_some());
         remove("up", KeptFiles::Drop).await.unwrap();
         assert!(packages::find(&house.db, "things", "acme/a").await.unwrap().is_none());

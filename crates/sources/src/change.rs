@@ -130,11 +130,11 @@ impl Sources {
         let owned = if is_upstream { packages::of_source(&self.db, after.id).await? } else { Vec::new() };
         if before.url != after.url && !owned.is_empty() && !change.accept_address {
             return Err(Error::conflict(format!(
-                "{} packages that came from {} would come from {} from now on, whoever made them there: say --yes if that is the same registry, or else remove `{}` and add the other one",
-                owned.len(),
-                before.url,
+                "{} of `{}` would come from {} in place of {} from now on, whoever has them there: if that is the same registry, say --yes; if not, add the other one, and remove this one",
+                manage::counted(owned.len() as u64, "package"),
+                after.name,
                 after.url,
-                after.name
+                before.url
             )));
         }
         if let Some(credential) = &credential {
@@ -165,9 +165,10 @@ impl Sources {
         let below = (is_forge && has(&["credential"]))
             .then(|| batch.push(rows::set_credential_below(after.id, before.credential_id, after.credential_id)));
         if is_scheduled(after) {
-            if !is_forge && has(&["keep", "moved_tags"]) {
-                batch.push(rows::unsettle(after.id));
-            }
+            // What is there already has to be fetched with its history, and tags that moved before may follow now.
+            let becomes = |name: &str, word: &str| what.get(name).is_some_and(|change| change["to"] == word);
+            let rereads = !is_forge && (becomes("keep", "full") || becomes("moved_tags", "follow"));
+            batch.extend(rereads.then(|| rows::unsettle(after.id)));
             queue::enqueue_in(&mut batch, &self.db, SYNC, &after.id.to_string(), host.now());
         } else if has(&["url", "credential"]) {
             batch.push(upstream_checks::remove_of_source(after.id));

@@ -53,10 +53,18 @@ pub(crate) fn check_every(every: Duration) -> Result<()> {
 }
 
 fn depended_on(source: &Source, kept: Kept) -> Error {
+    let Kept { packages, versions, bytes } = kept;
     Error::conflict(format!(
-        "`{}` has brought {} packages whose files are kept here, {} versions with {} bytes, and lock files may depend on them: say --yes to remove it all the same",
-        source.name, kept.packages, kept.versions, kept.bytes
+        "`{}` is not removed: files of {} of {} from it are kept here ({bytes} bytes), and lock files may depend on them. To remove it all the same, say --yes",
+        source.name,
+        counted(versions, "version"),
+        counted(packages, "package"),
     ))
+}
+
+/// A number with its noun: `1 package`, `2 packages`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// What becomes of the files that are kept of the packages of an upstream which is removed.

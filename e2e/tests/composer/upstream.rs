@@ -459,7 +459,7 @@ async fn a_source_is_changed_while_a_server_runs_and_takes_kept_files_along_only
     let moved = Upstream::start(upstream.catalogue(), Layout::of(Protocol::Metadata)).await;
     let to_there = ["source", "set", "upstream", "--url", &moved.url()];
     let refused = server.larder(&to_there).await.failed(1);
-    assert!(refused.contains("1 packages") && refused.contains("--yes"), "{refused}");
+    assert!(refused.contains("1 package of `upstream`") && refused.contains("--yes"), "{refused}");
     server.ok(&[&to_there[..], &["--yes"]].concat()).await;
     moved.change(|catalogue| catalogue.release("initech/part-02", "v1.4.0"));
     let all = ["v1.4.0", "v1.3.0", "v1.2.0", "v1.1.0", "v1.0.0"];
@@ -469,7 +469,7 @@ async fn a_source_is_changed_while_a_server_runs_and_takes_kept_files_along_only
     assert_eq!(upstream.requests(), [""; 0]);
 
     let refused = server.larder(&["source", "remove", "upstream"]).await.failed(1);
-    assert!(refused.contains("1 versions") && refused.contains("--yes"), "{refused}");
+    assert!(refused.contains("1 version of 1 package") && refused.contains("--yes"), "{refused}");
     assert_eq!(server.get(&path, Some(&token)).await.body, before.body);
     let gone = server.json(&["source", "remove", "upstream", "--yes"]).await;
     assert_eq!((&gone["packages"], &gone["versions"]), (&json!(1), &json!(1)));

@@ -23,6 +23,6 @@ pub async fn quickly(desk: &Desk, source: &Source) -> Result<Probed> {
 /// Says on standard error what is wrong with a registry that was added or changed just now.
 pub fn warn(source: &Source, probed: &Probed) {
     if probed.problem().is_some() {
-        complain(format!("Warning: {}. To ask again: larder source sync {}", probed.sentence(), source.name));
+        complain(format!("Warning: {} (to ask again: larder source sync {})", probed.sentence(), source.name));
     }
 }

@@ -70,7 +70,8 @@ async fn tell(desk: &Desk, changed: &Changed) -> Result<()> {
     let mut line = format!("{}:", source.name);
     for (at, (name, change)) in what.iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };
-        write!(line, "{comma} {name} {} -> {}", shown(name, &change["from"]), shown(name, &change["to"]))?;
+        let (from, to) = (shown(name, &change["from"]), shown(name, &change["to"]));
+        write!(line, "{comma} {} {from} -> {to}", name.replace('_', " "))?;
     }
     desk.out.line(line)?;
     if is_upstream && is_elsewhere {
