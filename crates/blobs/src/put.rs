@@ -97,15 +97,16 @@ impl Writer {
 
     /// Like [`finish`](Self::finish), but bytes of another digest or size are refused with `Kind::Invalid` and leave nothing.
     pub async fn finish_expecting(self, digest: Option<Digest>, size: Option<u64>) -> Result<StoredBlob> {
-        self.finish_with(digest, size, Vec::new()).await
+        self.finish_with(digest, size, |_| Vec::new()).await
     }
 
-    /// Like [`finish_expecting`](Self::finish_expecting), and `extra` becomes true together with the blob, or not at all.
+    /// Like [`finish_expecting`](Self::finish_expecting), and what `extra` makes of the blob becomes true together with it,
+    /// or not at all: when a guard in it does not hold, that is the error.
     pub async fn finish_with(
         self,
         digest: Option<Digest>,
         size: Option<u64>,
-        extra: Vec<Statement>,
+        extra: impl FnOnce(&StoredBlob) -> Vec<Statement>,
     ) -> Result<StoredBlob> {
         self.refuse_torn()?;
         let Self { blobs, upload, hasher, sha1, size: written, .. } = self;
@@ -122,7 +123,7 @@ impl Writer {
             upload.abort().await;
             return Err(Error::invalid(format!("{complaint}; nothing was stored, send them again")));
         }
-        blobs.store_as(upload, &stored, &Landing { claim: None, extra: &extra }).await?;
+        blobs.store_as(upload, &stored, &Landing { claim: None, extra: &extra(&stored) }).await?;
         Ok(stored)
     }
 

@@ -86,6 +86,8 @@ pub(crate) struct Dist {
     pub(crate) package: Arc<str>,
     /// Its version in normal form.
     pub(crate) version: Arc<str>,
+    /// Whether it comes from another registry.
+    pub(crate) is_foreign: bool,
 }
 
 /// Every package of this format with its summary.
@@ -279,31 +281,56 @@ impl Documents {
     }
 
     async fn render_root(&self, view: &View) -> Result<Document> {
+        let upstreams = registry::of_format(&self.repository.db, ID).await?;
+        let (inline, available) = if upstreams.is_empty() {
+            let seen = self.seen(view).await?;
+            let inline = self.inline(&seen).await?;
+            let available = if inline.is_some() || seen.len() <= LISTED_NAMES {
+                Available { names: names(seen), patterns: Vec::new() }
+            } else {
+                Available { names: Vec::new(), patterns: vendors(&seen) }
+            };
+            (inline, Some(available))
+        } else {
+            (None, self.elsewhere(view, &upstreams).await?)
+        };
+        let extras = self.offered(inline.is_some()).await?;
+        let root = Root { inline: inline.unwrap_or_default(), available, extras };
+        let bytes = render::root_document(&self.repository.public_url, root)?;
+        Ok(self.stamped("/packages.json", view.key(), bytes).await)
+    }
+
+    /// The packages that are here and that a view sees.
+    async fn seen(&self, view: &View) -> Result<Vec<Package>> {
         let mut seen = Vec::new();
         let mut after = String::new();
         loop {
             let page = packages::list(&self.repository.db, ID, &after, PAGE).await?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(seen) };
             after.clone_from(&last.name);
             seen.extend(page.into_iter().filter(|package| view.sees(&package.name)));
         }
-        let upstreams = registry::of_format(&self.repository.db, ID).await?;
-        let names: Vec<String> = seen.iter().map(|package| package.name.clone()).collect();
-        let known_here = if upstreams.is_empty() { self.inline(&seen).await? } else { None };
-        let is_inline = known_here.is_some();
-        let available = if upstreams.is_empty() {
-            Some(if is_inline || names.len() <= LISTED_NAMES {
-                Available { names, patterns: Vec::new() }
-            } else {
-                Available { names: Vec::new(), patterns: vendors(&seen) }
-            })
+    }
+
+    /// What there may be where other registries have packages: `None` if that is any name. A name that is not there costs a
+    /// client one question, so patterns may promise too much.
+    async fn elsewhere(&self, view: &View, upstreams: &[Upstream]) -> Result<Option<Available>> {
+        let (names, only): (_, Vec<&Pattern>) = if !view.sees_everything() {
+            // Whatever they have, no more is seen than this; which patterns they have is nothing that this view should know.
+            (Vec::new(), view.patterns().iter().collect())
+        } else if upstreams.iter().any(Upstream::takes_every_name) {
+            return Ok(None);
         } else {
-            elsewhere(view, &upstreams, names)
+            (names(self.seen(view).await?), upstreams.iter().flat_map(|upstream| &upstream.settings.only).collect())
         };
-        let extras = self.offered(is_inline).await?;
-        let root = Root { inline: known_here.unwrap_or_default(), available, extras };
-        let bytes = render::root_document(&self.repository.public_url, root)?;
-        Ok(self.stamped("/packages.json", view.key(), bytes).await)
+        if names.len() > LISTED_NAMES || only.iter().any(|pattern| pattern.is_everything()) {
+            return Ok(None);
+        }
+        // To clients a `*` crosses slashes.
+        let mut patterns: Vec<String> = only.iter().map(|pattern| pattern.as_str().replace("**", "*")).collect();
+        patterns.sort_unstable();
+        patterns.dedup();
+        Ok(Some(Available { names, patterns }))
     }
 
     /// What the root document offers beside packages. Where everything is in the root document, advisories are not said to
@@ -385,26 +412,8 @@ fn mixed_up() -> Error {
     Error::internal("reading a document from memory", "it is of another kind than its key")
 }
 
-/// What there may be where other registries have packages: `None` if that is any name. A name that is not there costs a
-/// client one question, so patterns may promise too much.
-fn elsewhere(view: &View, upstreams: &[Upstream], mut names: Vec<String>) -> Option<Available> {
-    let only: Vec<&Pattern> = if !view.sees_everything() {
-        // Whatever they have, no more is seen than this; which patterns they have is nothing that this view should know.
-        names.clear();
-        view.patterns().iter().collect()
-    } else if upstreams.iter().any(Upstream::takes_every_name) {
-        return None;
-    } else {
-        upstreams.iter().flat_map(|upstream| &upstream.settings.only).collect()
-    };
-    if names.len() > LISTED_NAMES || only.iter().any(|pattern| pattern.is_everything()) {
-        return None;
-    }
-    // To clients a `*` crosses slashes.
-    let mut patterns: Vec<String> = only.iter().map(|pattern| pattern.as_str().replace("**", "*")).collect();
-    patterns.sort_unstable();
-    patterns.dedup();
-    Some(Available { names, patterns })
+fn names(packages: Vec<Package>) -> Vec<String> {
+    packages.into_iter().map(|package| package.name).collect()
 }
 
 /// One pattern for each vendor.

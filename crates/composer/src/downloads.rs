@@ -18,7 +18,7 @@ use crate::{
     documents::{Dist, Documents},
     entry::Entry,
     legacy,
-    offers::{KINDS, Part, Repository},
+    offers::{KINDS, Offer, Part, Repository},
     policy::Verdict,
     render,
     upstream::{self, Looked},
@@ -67,6 +67,8 @@ pub(crate) struct Found {
     version: String,
     /// Its bytes.
     artifact: Artifact,
+    /// Whether it comes from another registry.
+    is_foreign: bool,
 }
 
 /// Sends dists, and remembers those that were sent.
@@ -79,6 +81,7 @@ impl Downloads {
     /// What answers for an address: from memory, or looked for now.
     pub(crate) async fn dist(&self, documents: &Documents, path: &str, asked: Asked<'_>) -> Result<Arc<Dist>> {
         if let Some(dist) = documents.known_dist(path) {
+            self.look_behind(&dist);
             return Ok(dist);
         }
         let before = documents.changes();
@@ -90,7 +93,16 @@ impl Downloads {
         if path == render::dist_path(asked.name, &dist.version, asked.key, asked.kind) {
             documents.remember_dist(path, &dist, before);
         }
+        self.look_behind(&dist);
         Ok(dist)
+    }
+
+    /// A client that installs from a lock file asks for no metadata, and would otherwise have for ever what its registry has
+    /// come to warn of.
+    fn look_behind(&self, dist: &Dist) {
+        if dist.is_foreign {
+            self.repository.proxy.look_behind(&dist.package);
+        }
     }
 
     /// Sends a dist; one whose bytes turn out to be lost is made or brought again first.
@@ -158,7 +170,7 @@ impl Downloads {
         let row = rows.swap_remove(at.unwrap_or(0));
         refuse(asked.name, &row.display, &self.repository.verdict(package, &row).await?)?;
         let artifact = self.artifact(package, &row).await.map_err(|error| not_to_be_had(asked.name, error))?;
-        Ok(Found { id: row.id, version: row.version, artifact })
+        Ok(Found { is_foreign: is_other(&row), id: row.id, version: row.version, artifact })
     }
 
     /// The bytes of a version that has a row.
@@ -168,7 +180,7 @@ impl Downloads {
             return repository.sources.artifact(row.id, &self.format).await;
         }
         let entry = Entry::parse(&row.metadata)?;
-        Ok(repository.proxy.bring(package, &row.version, &row.reference, &entry).await?.1)
+        Ok(repository.proxy.bring(package, &row.version, &row.reference, &entry, None).await?.1)
     }
 
     /// Brings the bytes of a version from the registry that it comes from.
@@ -176,12 +188,13 @@ impl Downloads {
         let offers = self.repository.offers(package.clone(), Part::of_version(asked.version)).await?;
         let mut wanted = offers.versions.into_iter().filter(|offer| offer.key.as_deref() == Some(asked.key));
         let wanted = wanted.find(|offer| render::version_in_path(offer.version.normalized()) == asked.version);
-        let offer = wanted.filter(|offer| offer.is_foreign).ok_or_else(|| no_dist(asked))?;
+        let offer = wanted.filter(Offer::is_foreign).ok_or_else(|| no_dist(asked))?;
         refuse(asked.name, offer.version.pretty(), &offer.verdict)?;
         let version = offer.version.normalized();
-        let brought = self.repository.proxy.bring(package, version, asked.key, &offer.entry).await;
+        let document = offer.document.as_deref();
+        let brought = self.repository.proxy.bring(package, version, asked.key, &offer.entry, document).await;
         let (id, artifact) = brought.map_err(|error| not_to_be_had(asked.name, error))?;
-        Ok(Found { id, version: version.to_owned(), artifact })
+        Ok(Found { id, version: version.to_owned(), artifact, is_foreign: true })
     }
 
     /// Makes or brings lost bytes again, if their source still has them.
@@ -215,6 +228,7 @@ fn described(package: Package, found: Found, asked: Asked<'_>) -> Dist {
         id: found.id,
         package: package.name.into(),
         version: found.version.into(),
+        is_foreign: found.is_foreign,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use larder_core::{Error, Result};
+use larder_core::{Error, Result, Time};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, MapAccess, Visitor},
@@ -91,6 +91,11 @@ impl Entry {
     /// A field that is a text.
     pub fn text(&self, field: &str) -> Option<String> {
         self.get(field)?.read()
+    }
+
+    /// When it was published, or else when it was made, if it says either.
+    pub fn released(&self) -> Option<Time> {
+        ["published-time", "time"].iter().find_map(|field| Time::parse(&self.text(field)?).ok())
     }
 
     /// Replaces a field, or adds it at the end.

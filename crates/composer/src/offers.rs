@@ -2,7 +2,7 @@
 //! come and judged. The metadata, a download, an explanation and the check of a lock file all ask here, so that none of
 //! them can say anything else than the others.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use larder_blobs::Blobs;
 use larder_core::{Id, Result, Time};
@@ -120,13 +120,18 @@ pub struct Offer {
     pub entry: Entry,
     /// Whether it may be had.
     pub verdict: Verdict,
-    /// Whether it comes from another registry.
-    pub is_foreign: bool,
+    /// The validator of the document that tells it, if it comes from another registry.
+    pub document: Option<Arc<str>>,
     /// What a client is told beyond the entry.
     told: Told,
 }
 
 impl Offer {
+    /// Whether it comes from another registry.
+    pub fn is_foreign(&self) -> bool {
+        self.document.is_some()
+    }
+
     /// As a client is told it.
     pub fn told(&self) -> Result<Entry> {
         render::told(self.entry.clone(), &self.told)
@@ -251,7 +256,7 @@ impl Offers {
             let judged = Judged {
                 version: &offer.version,
                 released: offer.released,
-                upstream: offer.is_foreign,
+                upstream: offer.is_foreign(),
                 fix,
                 advisories,
             };
@@ -398,37 +403,39 @@ impl Repository {
             row: Some(row.id),
             sha1: row.sha1,
             verdict: Verdict::Visible,
-            is_foreign: false,
+            document: None,
         })
     }
 
     /// The versions of a package that comes from another registry, as that told them last; `None` if it does not.
     async fn foreign(&self, package: &Package, part: Part, beside: &mut Beside) -> Result<Option<Vec<Offer>>> {
-        let (mut told, mut upstream) = (Vec::new(), None);
-        for dev in [false, true] {
-            let Some(versions) = self.proxy.versions(package, dev).await? else { continue };
-            // What does harm is told beside either, and holds for both.
-            beside.advisories = beside.advisories.take().or(versions.advisories);
-            beside.filters.extend(versions.filter);
-            upstream = Some(versions.upstream);
-            if part == Part::All || part == Part::of_document(dev) {
-                told.extend(versions.entries);
-            }
+        let Some(told) = self.proxy.told(package).await? else { return Ok(None) };
+        // What does harm is told beside either, and holds for both.
+        let both = [(false, told.tagged), (true, told.branches)];
+        for half in both.iter().filter_map(|(_, half)| half.as_ref()) {
+            beside.advisories = beside.advisories.take().or_else(|| half.advisories.clone());
+            beside.filters.extend(half.filter.clone());
         }
-        let Some(upstream) = upstream else { return Ok(None) };
         let kept = packages::kept(&self.db, package.id, DIST).await?;
         let kept: HashMap<(String, String), (Id, Option<String>)> = kept
             .into_iter()
             .map(|row| ((row.version, row.reference), (row.id, row.artifact.map(|artifact| artifact.sha1))))
             .collect();
-        let offer = |entry| self.foreign_offer(package, entry, &upstream, &kept);
-        Ok(Some(told.into_iter().map(offer).collect()))
+        let wanted = both.into_iter().filter(|(dev, _)| part == Part::All || part == Part::of_document(*dev));
+        let mut offers = Vec::new();
+        for half in wanted.filter_map(|(_, half)| half) {
+            let offer =
+                |entry: &Entry| self.foreign_offer(package, entry.clone(), &half.document, &told.upstream, &kept);
+            offers.extend(half.entries.iter().map(offer));
+        }
+        Ok(Some(offers))
     }
 
     fn foreign_offer(
         &self,
         package: &Package,
         entry: Entry,
+        document: &Arc<str>,
         upstream: &Upstream,
         kept: &HashMap<(String, String), (Id, Option<String>)>,
     ) -> Offer {
@@ -453,7 +460,7 @@ impl Repository {
             _ => Field::Hidden,
         };
         let source = if upstream.shows_source() { Field::Kept } else { Field::Hidden };
-        let released = ["published-time", "time"].iter().find_map(|field| Time::parse(&entry.text(field)?).ok());
+        let released = entry.released();
         Offer {
             told: Told { dist, source, ..Told::default() },
             reference: there.and_then(|there| there.reference),
@@ -464,7 +471,7 @@ impl Repository {
             sha1,
             entry,
             verdict: Verdict::Visible,
-            is_foreign: true,
+            document: Some(Arc::clone(document)),
         }
     }
 

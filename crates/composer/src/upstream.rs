@@ -33,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use larder_blobs::Blobs;
 use larder_core::{Error, Id, Kind, Result, Time};
 use larder_db::{
@@ -40,7 +41,7 @@ use larder_db::{
     changes::Change,
     packages::{self, Artifact, Package},
     reservations::TOPIC as RESERVATIONS,
-    upstream_documents as documents,
+    upstream_documents::{self as documents, Document},
 };
 use larder_sources::{
     Limits, credentials,
@@ -50,7 +51,7 @@ use larder_sources::{
     reservations::Reservations,
     vault::Vault,
 };
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 
 use self::{changes::Feed, client::Client, mirror::Seen, root::Root};
 pub use self::{checked::UpstreamVersions, dists::dist_key};
@@ -64,6 +65,9 @@ const ABSENT: Duration = Duration::from_secs(30);
 
 /// How long an upstream that failed for something is not asked for it again.
 const TROUBLED: Duration = Duration::from_secs(5);
+
+/// How many bytes the documents may have together that are kept in memory, taken apart.
+const READ_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How many things are remembered to be fresh, not to be there, and to be in trouble.
 const MOST_REMEMBERED: usize = 50_000;
@@ -92,11 +96,30 @@ struct Inner {
     absent: Cache<String, Time>,
     /// What an upstream failed to give, when, and why.
     troubled: Cache<String, (Time, Failure)>,
+    /// What is kept of packages, taken apart, by source and subject.
+    read: Cache<(Id, String), Arc<Read>, ByBytes>,
     looks: Flights<Seen, Failure>,
     polls: Flights<Feed, Failure>,
     dists: Flights<(Id, Artifact), Failure>,
     /// How many look behind the backs of those who were answered.
     behind: AtomicUsize,
+}
+
+/// A document, taken apart.
+struct Read {
+    validator: String,
+    fetched_at: Time,
+    weight: u64,
+    versions: Arc<UpstreamVersions>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<(Id, String), Arc<Read>> for ByBytes {
+    fn weight(&self, _: &(Id, String), read: &Arc<Read>) -> u64 {
+        read.weight
+    }
 }
 
 /// What is known without the database, once somebody has looked.
@@ -135,6 +158,17 @@ enum Failure {
     Busy(String, u64),
     /// Anything else.
     Failed(Kind, String),
+}
+
+/// What an upstream told of a package.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Where it comes from.
+    pub upstream: Arc<Upstream>,
+    /// The tagged versions.
+    pub tagged: Option<Arc<UpstreamVersions>>,
+    /// The branches.
+    pub branches: Option<Arc<UpstreamVersions>>,
 }
 
 /// What became of looking at a package.
@@ -183,6 +217,7 @@ impl Proxy {
             changed: Cache::new(MOST_REMEMBERED),
             absent: Cache::new(MOST_REMEMBERED),
             troubled: Cache::new(MOST_REMEMBERED),
+            read: Cache::with_weighter(1_000, READ_BYTES, ByBytes),
             looks: Flights::default(),
             polls: Flights::default(),
             dists: Flights::default(),
@@ -252,17 +287,63 @@ impl Proxy {
         }
     }
 
-    /// The versions of a package of an upstream as it told them last: the tagged ones, or (`dev`) the branches. `None` if it
-    /// comes from none, or the upstream has none of these.
-    pub async fn versions(&self, package: &Package, dev: bool) -> Result<Option<UpstreamVersions>> {
-        let Some(client) = self.client_of(package).await? else { return Ok(None) };
-        let subject = subject(&package.name, dev);
-        let Some(document) = documents::find(self.db(), client.upstream.id(), &subject).await? else {
-            return Ok(None);
+    /// Looks at the tagged versions of a package behind the back of somebody who is answered without that, unless what is
+    /// here is fresh: what its upstream says by now, for instance that one of them does harm, holds for whoever comes next.
+    pub fn look_behind(&self, name: &str) {
+        if self.remembered(name, &part(name, false)).is_some() {
+            return;
+        }
+        let Some(place) = self.behind() else { return };
+        let (proxy, name) = (self.clone(), name.to_owned());
+        let looking = async move {
+            // Trouble is told where it is met.
+            drop(proxy.look(&name, false).await);
+            drop(place);
         };
-        let name = package.name.clone();
-        let reading = async move { checked::read_kept(&name, &document.content()?, Arc::clone(&client.upstream)) };
-        self.db().host().heavy(reading).await.map(Some)
+        self.db().host().spawn.background(looking.boxed());
+    }
+
+    /// The versions of a package of an upstream as it told them last; `None` if it comes from none, or that has none any
+    /// more.
+    pub async fn told(&self, package: &Package) -> Result<Option<Told>> {
+        let Some(client) = self.client_of(package).await? else { return Ok(None) };
+        let source = client.upstream.id();
+        let subjects = [false, true].map(|dev| subject(&package.name, dev));
+        let [tagged, branches] = documents::look_at_two(self.db(), source, [&subjects[0], &subjects[1]]).await?;
+        let [tagged_subject, branches_subject] = subjects;
+        let tagged = self.read(package, source, tagged_subject, tagged).await?;
+        let branches = self.read(package, source, branches_subject, branches).await?;
+        let is_any = tagged.is_some() || branches.is_some();
+        Ok(is_any.then(|| Told { upstream: Arc::clone(&client.upstream), tagged, branches }))
+    }
+
+    /// Takes a document apart, if that was not done since it came.
+    async fn read(
+        &self,
+        package: &Package,
+        source: Id,
+        subject: String,
+        newest: Option<(String, Time)>,
+    ) -> Result<Option<Arc<UpstreamVersions>>> {
+        let Some((validator, fetched_at)) = newest else { return Ok(None) };
+        let key = (source, subject);
+        if let Some(read) = self.inner.read.get(&key)
+            && read.fetched_at == fetched_at
+            && read.validator == validator
+        {
+            return Ok(Some(Arc::clone(&read.versions)));
+        }
+        let Some(document) = documents::find(self.db(), source, &key.1).await? else { return Ok(None) };
+        let (size, name) = (usize::try_from(document.size).unwrap_or(usize::MAX), package.name.clone());
+        let reading = async move {
+            let versions = checked::read_kept(&name, &document.content()?, &document.validator)?;
+            let Document { validator, fetched_at, .. } = document;
+            Ok(Read { validator, fetched_at, weight: versions.weight(size), versions: Arc::new(versions) })
+        };
+        let read = self.db().host().compute(size, reading).await?;
+        let versions = Arc::clone(&read.versions);
+        self.inner.read.insert(key, Arc::new(read));
+        Ok(Some(versions))
     }
 
     /// Whose a name is, as the database has it.

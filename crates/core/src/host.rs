@@ -22,6 +22,9 @@ pub trait Random: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
+/// Up to this many bytes are worked on where they are.
+const FEW: usize = 16 * 1024;
+
 /// Runs work beside the request that caused it.
 pub trait Spawn: Send + Sync {
     /// Starts `task` in the background and forgets it. A panic in it is logged and ends only that task.
@@ -66,6 +69,16 @@ impl Host {
             futures_util::future::Either::Left((done, _)) => Some(done),
             futures_util::future::Either::Right(((), _)) => None,
         }
+    }
+
+    /// Like [`heavy`](Self::heavy), for a computation over so many bytes: a few are worked on here, in less time than the way
+    /// to another thread takes.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        if bytes <= FEW { work.await } else { self.heavy(work).await }
     }
 
     /// Runs a long computation off the threads that answer requests and hands its result back.

@@ -142,6 +142,13 @@ pub trait Executor: Send + Sync {
     /// lost a race inside the database (serialisation, busy), a bounded number of times.
     async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError>;
 
+    /// Like [`batch`](Self::batch), for what may be undone by a loss of power, and by nothing less: together with every
+    /// other such batch after it, and with none that [`batch`](Self::batch) has run since. Does not wait for the disk
+    /// where the database knows the difference.
+    async fn batch_lightly(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
+        self.batch(statements).await
+    }
+
     /// Under a lock that no other migration shares: makes the table `migrations (version, applied_at)` if there is
     /// none; runs the statements in `sql`, as one batch, if `version` is the one after the newest there; and gives
     /// the newest version that the database then has.

@@ -137,12 +137,20 @@ impl Db {
             return Ok(Vec::new());
         }
         statements.iter().try_for_each(readable).map_err(CommitError::Other)?;
-        let notifies = statements.iter().any(changes::is_notification);
+        let noted: Vec<_> = statements.iter().map(changes::noted).collect();
         let done = self.executor.batch(statements).await?;
-        if notifies {
-            self.signal.raise();
+        if noted.iter().any(Option::is_some) {
+            let is_there = |(noted, done): (Option<_>, &Done)| noted.filter(|_| done.affected > 0);
+            self.signal.raise(noted.into_iter().zip(&done).filter_map(is_there));
         }
         Ok(done)
+    }
+
+    /// Commits what a loss of power, and nothing less, may undo, without waiting for the disk. Notifies nobody.
+    async fn commit_lightly(&self, batch: Batch) -> Result<Vec<Done>, CommitError> {
+        let statements = batch.into_statements();
+        statements.iter().try_for_each(readable).map_err(CommitError::Other)?;
+        Ok(self.executor.batch_lightly(statements).await?)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The `Last-Modified` of a document as each view of it has it. Clients compare it for equality only, and a client
 //! may keep one cache for several tokens: so no two different documents of one path ever carry the same stamp, and
 //! the stamps of one view only grow.
+//!
+//! A stamp is not waited for until it has reached the disk. One that a loss of power takes back is not given a second time:
+//! the next one is not before the time at which the machine runs again.
 
 use larder_core::{Digest, Error, Kind, Result};
 
@@ -30,7 +33,7 @@ pub async fn stamp(db: &Db, path: &str, view: &str, digest: Digest) -> Result<i6
         let batch = Batch::new()
             .with(Statement::write(GIVE, [path.into(), view.into(), digest.into(), now.into()]))
             .with(Statement::read(FIND, [path.into(), view.into()]));
-        match db.commit(batch).await {
+        match db.commit_lightly(batch).await {
             Ok(mut done) => {
                 let row = done.pop().and_then(|found| found.rows.into_iter().next());
                 let mut cells = row.ok_or_else(|| vanished(path))?.cells();

@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
-use larder_core::{Error, Id, Result, Time};
+use larder_core::{Error, Host, Id, Result, Time};
 
 use crate::{Cells, Db, Statement};
 
@@ -20,6 +20,11 @@ statements! {
             validator = excluded.validator, fetched_at = excluded.fetched_at";
     REMOVE = "delete from upstream_documents where source_id = $1 and subject = $2";
     REMOVE_OF_SOURCE = "delete from upstream_documents where source_id = $1";
+    LOOK_AT_TWO = "select subject, validator, fetched_at from upstream_documents
+        where source_id = $1 and subject in ($2, $3)";
+    NOTIFY_UNLESS_SAME = "insert into changes (id, at, topic)
+        select cast($1 as text), cast($2 as bigint), cast($3 as text)
+        where not exists (select 1 from upstream_documents where source_id = $4 and subject = $5 and validator = $6)";
     PAGE = "select subject, validator from upstream_documents
         where source_id = $1 and substr(subject, 1, length(cast($2 as text))) = $2 and subject > $3
         order by subject limit $4";
@@ -88,6 +93,25 @@ pub async fn look(db: &Db, source: Id, subject: &str) -> Result<Option<(String, 
         Ok((cells.text()?, cells.time()?))
     })
     .transpose()
+}
+
+/// Like [`look`], at two documents at once.
+pub async fn look_at_two(db: &Db, source: Id, subjects: [&str; 2]) -> Result<[Option<(String, Time)>; 2]> {
+    let values = [source.into(), subjects[0].into(), subjects[1].into()];
+    let mut found = [None, None];
+    for row in db.read(Statement::read(LOOK_AT_TWO, values)).await? {
+        let mut cells = row.cells();
+        let place = usize::from(cells.text()? == subjects[1]);
+        found[place] = Some((cells.text()?, cells.time()?));
+    }
+    Ok(found)
+}
+
+/// Says that what `topic` names has changed, unless a document is still the one with this validator.
+pub fn notify_unless_same(host: &Host, topic: &str, source: Id, subject: &str, validator: &str) -> Statement {
+    let values =
+        [host.new_id().into(), host.now().into(), topic.into(), source.into(), subject.into(), validator.into()];
+    Statement::write(NOTIFY_UNLESS_SAME, values)
 }
 
 /// The subjects that begin with `prefix`, in their order, after `after`; each with its validator. At most

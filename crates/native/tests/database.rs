@@ -118,6 +118,27 @@ async fn a_batch_is_committed_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_light_batch_is_one_like_any_other_but_for_the_disk() {
+    for scratch in Scratch::each().await {
+        let executor = with_tables(&scratch).await;
+        let asks = match executor.dialect() {
+            Dialect::Sqlite => "pragma synchronous",
+            Dialect::Postgres => "select current_setting('synchronous_commit')",
+        };
+        let before = executor.batch(vec![Statement::read(asks, [])]).await.unwrap();
+        executor.batch_lightly(vec![add(1, "a")]).await.unwrap();
+        let error = executor.batch_lightly(vec![add(2, "b"), add(1, "taken")]).await.unwrap_err();
+        assert!(matches!(error, ExecutorError::Constraint(_)), "{error:?}");
+        let guard = Statement::guard("not so", WORD_IS, [1.into(), "z".into()]);
+        let error = executor.batch_lightly(vec![add(3, "c"), guard]).await.unwrap_err();
+        assert!(matches!(error, ExecutorError::Guard("not so")), "{error:?}");
+        assert_eq!(words(executor.as_ref()).await, [(1, "a".to_owned())]);
+        // The batches after it wait for the disk as those before.
+        assert_eq!(executor.batch(vec![Statement::read(asks, [])]).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
 async fn a_guard_that_does_not_hold_undoes_the_batch_and_is_named() {
     for scratch in Scratch::each().await {
         let executor = with_tables(&scratch).await;

@@ -236,7 +236,7 @@ async fn small_and_empty_ones_too() {
                 assert!(read(&house.blobs, &digest).await == content);
                 let mut whole = house.blobs.begin_as(algorithm).await.unwrap();
                 whole.write(content.clone()).await.unwrap();
-                let again = whole.finish_with(Some(digest), None, house.lease(&digest)).await.unwrap();
+                let again = whole.finish_with(Some(digest), None, |_| house.lease(&digest)).await.unwrap();
                 assert_eq!((again.digest, again.sha1.as_str()), (digest, ""));
                 assert!(house.is_leased(&digest).await);
                 all.push(digest);
@@ -613,7 +613,7 @@ async fn a_lease_is_given_only_for_bytes_that_are_there() {
         let other = bytes(21, 5000);
         let mut writer = house.blobs.begin_as(Algorithm::Sha256).await.unwrap();
         writer.write(other.clone()).await.unwrap();
-        assert!(writer.finish_with(None, None, vec![never.clone()]).await.is_err());
+        assert!(writer.finish_with(None, None, |_| vec![never.clone()]).await.is_err());
         assert!(house.blobs.stat(&Digest::of(&other)).await.unwrap().is_none());
         assert!(house.blobs.lease(&digest, vec![never]).await.is_err());
 

@@ -129,7 +129,7 @@ impl Registry {
         }
         let mut writer = self.blobs.begin_as(digest.algorithm()).await?;
         writer.write(push.bytes.clone()).await?;
-        writer.finish_with(Some(digest), None, lease).await?;
+        writer.finish_with(Some(digest), None, |_| lease).await?;
         Ok(())
     }
 

@@ -77,7 +77,7 @@ impl OciRoom {
             return Err(refusal);
         }
         let lease = self.registry.lease_of(call.name, digest);
-        writer.finish_with(Some(*digest), size, lease).await.map_err(|error| mismatch(error, digest))?;
+        writer.finish_with(Some(*digest), size, |_| lease).await.map_err(|error| mismatch(error, digest))?;
         Ok(landed(call, digest))
     }
 

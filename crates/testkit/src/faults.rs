@@ -93,6 +93,10 @@ impl Executor for Faulty {
         }
     }
 
+    async fn batch_lightly(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
+        self.batch(statements).await
+    }
+
     async fn migrate(&self, version: i64, sql: &'static str, at: Time) -> Result<i64, ExecutorError> {
         self.inner.migrate(version, sql, at).await
     }

@@ -51,6 +51,8 @@ pub struct Layout {
     pub archives: String,
     /// Where its dists are, if that is another host: `http://HOST`.
     pub elsewhere: Option<String>,
+    /// Which versions of which packages it lists as malware.
+    pub malware: BTreeMap<String, String>,
     /// More of the root.
     pub root: Map<String, Value>,
 }
@@ -69,6 +71,7 @@ impl Layout {
             folder: String::new(),
             archives: "dists".to_owned(),
             elsewhere: None,
+            malware: BTreeMap::new(),
             root: Map::new(),
         }
     }
@@ -184,9 +187,15 @@ impl Layout {
                 .filter(|release| release.is_branch() == is_branch)
                 .map(|release| self.entry(name, release, base))
                 .collect();
-            if !entries.is_empty() {
-                files.insert(format!("{}/p2/{name}{suffix}.json", self.folder), bytes(&document(name, &entries)));
+            if entries.is_empty() {
+                continue;
             }
+            let mut document = document(name, &entries);
+            if let Some(constraint) = self.malware.get(name).filter(|_| !is_branch) {
+                let harm = json!({"package": name, "constraint": constraint, "reason": "it mines coins"});
+                document["filter"] = json!({"malware": [harm]});
+            }
+            files.insert(format!("{}/p2/{name}{suffix}.json", self.folder), bytes(&document));
         }
     }
 

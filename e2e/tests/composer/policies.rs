@@ -12,6 +12,7 @@ use crate::upstream::{dist_path, following};
 on_every_ground!(
     a_blocked_version_is_neither_resolved_nor_installed_from_a_lock_file_and_the_client_says_why,
     a_blocked_package_is_as_if_it_were_not_there_and_the_client_says_why,
+    what_turns_out_to_be_malware_is_refused_also_to_those_who_only_download,
     a_release_that_is_too_young_waits,
     an_advisory_reaches_audits_and_updates_and_nobody_outside_hears_of_it,
 );
@@ -69,6 +70,35 @@ async fn a_blocked_package_is_as_if_it_were_not_there_and_the_client_says_why(gr
         assert!(!ran.status.success(), "{}", ran.all());
         assert!(said(&ran).contains(REASON), "{composer:?} prints the reason: {}", ran.all());
         project.composer(&["require", "initech/part-01"]).await.ok();
+    }
+    server.close().await;
+}
+
+async fn what_turns_out_to_be_malware_is_refused_also_to_those_who_only_download(ground: Ground) {
+    let (upstream, server, token) = server(ground).await;
+    let mut projects = Vec::new();
+    for composer in Composer::each() {
+        let project = Project::new(&composer, &server, &token);
+        project.composer(&["require", "initech/part-03:^1.0"]).await.ok();
+        projects.push((composer, project));
+    }
+    let path = dist_path(&server, &token, "initech/part-02", "v1.2.0").await;
+    assert_eq!(server.get(&path, Some(&token)).await.status, 200);
+    upstream.change_all(|_, layout| drop(layout.malware.insert("initech/part-02".to_owned(), "1.2.0".to_owned())));
+    // Nobody asks for metadata from here on.
+    let answer = until("the registry was asked behind a download", || async {
+        let answer = server.get(&path, Some(&token)).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.status, 410, "{}", answer.text());
+    assert!(answer.text().contains("it mines coins"), "{}", answer.text());
+    for (composer, project) in &projects {
+        project.forget_vendor();
+        project.forget_cache();
+        let ran = project.composer(&["install", "--no-plugins"]).await;
+        assert!(!ran.status.success(), "{}", ran.all());
+        assert!(said(&ran).contains("it mines coins"), "{composer:?} prints the reason: {}", ran.all());
     }
     server.close().await;
 }

@@ -336,7 +336,9 @@ impl Checking<'_> {
                 let format: Arc<dyn Format> = Arc::new(Composer);
                 repository.sources.artifact(*row, &format).await.map(drop)
             }
-            Bytes::Brought(key) => repository.proxy.bring(package, &here.version, key, &here.entry).await.map(drop),
+            Bytes::Brought(key) => {
+                repository.proxy.bring(package, &here.version, key, &here.entry, None).await.map(drop)
+            }
             Bytes::None => Err(Error::not_found("it has no dist")),
         }
     }
@@ -400,7 +402,7 @@ fn vendor(name: &str) -> &str {
 
 fn offered(offer: &Offer) -> Result<Here> {
     let bytes = match (&offer.key, offer.row) {
-        (Some(key), _) if offer.is_foreign => Bytes::Brought(key.clone()),
+        (Some(key), _) if offer.is_foreign() => Bytes::Brought(key.clone()),
         (Some(_), Some(row)) => Bytes::Built(row),
         _ => Bytes::None,
     };
@@ -411,7 +413,7 @@ fn offered(offer: &Offer) -> Result<Here> {
         sha1: offer.sha1.clone(),
         place: Place::told(&offer.told()?),
         entry: offer.entry.clone(),
-        is_foreign: offer.is_foreign,
+        is_foreign: offer.is_foreign(),
     })
 }
 

@@ -7,7 +7,6 @@
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use larder_core::{Error, Result};
-use larder_sources::registry::Upstream;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -36,8 +35,16 @@ pub struct UpstreamVersions {
     pub advisories: Option<Raw>,
     /// Its `filter`, as it came.
     pub filter: Option<Raw>,
-    /// Where it comes from.
-    pub upstream: Arc<Upstream>,
+    /// The validator of the document that says all this.
+    pub document: Arc<str>,
+}
+
+impl UpstreamVersions {
+    /// How many bytes of memory it takes, about: neighbours share most of their values.
+    pub(super) fn weight(&self, content: usize) -> u64 {
+        let fields: usize = self.entries.iter().map(|entry| entry.fields().count()).sum();
+        (content + fields * size_of::<(Arc<str>, Raw)>()) as u64
+    }
 }
 
 /// A document that may be kept.
@@ -91,14 +98,14 @@ pub(super) fn read_told(name: &str, content: &[u8]) -> Result<Option<Checked>, S
 }
 
 /// Reads a document that is kept.
-pub(super) fn read_kept(name: &str, content: &[u8], upstream: Arc<Upstream>) -> Result<UpstreamVersions> {
+pub(super) fn read_kept(name: &str, content: &[u8], document: &str) -> Result<UpstreamVersions> {
     let parts = split(name, content).map_err(|why| Error::internal("reading what an upstream said", why))?;
     let told = |field: &str| parts.rest.get(field).cloned();
     Ok(UpstreamVersions {
         advisories: told("security-advisories"),
         filter: told("filter"),
         entries: parts.versions,
-        upstream,
+        document: document.into(),
     })
 }
 

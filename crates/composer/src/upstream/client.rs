@@ -46,9 +46,6 @@ const BOTH_HALVES: Duration = Duration::from_secs(10);
 /// How many packages are remembered not to be there for as long.
 const MOST_ABSENT: usize = 5_000;
 
-/// Files above this are taken apart off the threads that answer requests.
-const LARGE: usize = 256 * 1024;
-
 /// The largest list of changes, and the most changes in one.
 const CHANGES: u64 = 32 * 1024 * 1024;
 const MOST_CHANGES: usize = 200_000;
@@ -470,12 +467,8 @@ impl Inner {
         bytes: Bytes,
         read: impl FnOnce(&[u8]) -> Result<T, Wrong> + Send + 'static,
     ) -> Result<T, Failure> {
-        let outcome = if bytes.len() < LARGE {
-            read(&bytes)
-        } else {
-            let bytes = bytes.clone();
-            self.asker.db.host().heavy(async move { Ok(read(&bytes)) }).await?
-        };
+        let (size, content) = (bytes.len(), bytes.clone());
+        let outcome = self.asker.db.host().compute(size, async move { Ok(read(&content)) }).await?;
         let read = outcome.map_err(|wrong| self.asker.wrong(url, &bytes, &wrong))?;
         self.asker.health.is_good();
         Ok(read)

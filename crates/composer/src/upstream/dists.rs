@@ -3,18 +3,19 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::BoxStream};
-use larder_blobs::Writer;
-use larder_core::{Digest, Error, Id, Kind, Result, Time};
+use larder_blobs::{StoredBlob, Writer};
+use larder_core::{Digest, Error, Host, Id, Kind, Result, Time};
 use larder_db::{
-    Batch, CommitError, blobs, changes,
+    Statement, changes,
     events::{self, Actor, Event},
     packages::{self, Artifact, Package, Version},
+    upstream_documents as documents,
 };
 use larder_sources::fetch::{FetchResponse, shown};
 use serde_json::json;
 use url::Url;
 
-use super::{Failure, ORIGIN, Proxy, client::Client};
+use super::{Failure, ORIGIN, Proxy, client::Client, subject};
 use crate::{
     DIST, ID,
     entry::{Entry, Raw},
@@ -23,9 +24,6 @@ use crate::{
 
 /// How many bytes say what sort of file it is: a tape archive says so at the end of its first header.
 const BEGINNING: usize = 262;
-
-/// How often the row of a dist that lost a race is written again.
-const ATTEMPTS: usize = 5;
 
 /// How a web page begins, in small letters.
 const PAGES: [&[u8]; 3] = [b"<!doctype html", b"<html", b"<?xml"];
@@ -39,6 +37,8 @@ struct Wanted {
     /// What stands for its bytes in our addresses.
     key: String,
     entry: Entry,
+    /// The validator of the document that tells it.
+    document: Option<String>,
     /// What kind of file it is, as the upstream says.
     kind: String,
     /// Its SHA-1 in hex, if the upstream says it.
@@ -70,14 +70,19 @@ fn is_plain(reference: &str) -> bool {
 
 impl Proxy {
     /// Brings the dist of a version (in normal form) of a package of an upstream, once for all who ask; gives the id of its
-    /// row, and its artifact. `key` is [`dist_key`] of `entry`, which is what [`versions`](Self::versions) gives.
+    /// row, and its artifact. `key` is [`dist_key`] of `entry`, which is what [`told`](Self::told) gives; `document` is the
+    /// validator of the document that it stands in, if it does.
     ///
     /// Errors: [`Kind::NotFound`] if the upstream does not have it, [`Kind::Upstream`] if it is not what the upstream says
     /// that it is, [`Kind::Damaged`] if it was here, is lost, and has other bytes now.
-    pub async fn bring(&self, package: &Package, version: &str, key: &str, entry: &Entry) -> Result<(Id, Artifact)> {
-        if let Some(here) = self.brought(package, version, key).await? {
-            return Ok(here);
-        }
+    pub async fn bring(
+        &self,
+        package: &Package,
+        version: &str,
+        key: &str,
+        entry: &Entry,
+        document: Option<&str>,
+    ) -> Result<(Id, Artifact)> {
         let client = self.client_of(package).await?.ok_or_else(|| {
             Error::new(Kind::Gone, format!("`{}` does not come from an upstream any more", package.name))
         })?;
@@ -93,6 +98,7 @@ impl Proxy {
             version: version.to_owned(),
             key: key.to_owned(),
             entry: entry.clone(),
+            document: document.map(str::to_owned),
             kind: dist.text("type").unwrap_or_default(),
             sha1: dist.text("shasum").filter(|sha1| !sha1.is_empty()),
         };
@@ -119,32 +125,31 @@ impl Proxy {
         flight.await.map_err(|failure| failure.error(&what))
     }
 
-    /// The dist, if it is here and its bytes are there.
-    async fn brought(&self, package: &Package, version: &str, key: &str) -> Result<Option<(Id, Artifact)>> {
-        let Some(row) = self.row(package, version, key).await? else { return Ok(None) };
-        let Some(artifact) = packages::artifact(self.db(), row.id, DIST).await? else { return Ok(None) };
-        Ok(self.inner.blobs.prove(&artifact.digest).await?.then_some((row.id, artifact)))
-    }
-
-    async fn row(&self, package: &Package, version: &str, key: &str) -> Result<Option<Version>> {
+    /// What is here of it.
+    async fn row(&self, wanted: &Wanted) -> Result<Option<(Id, Option<Artifact>)>> {
+        let Wanted { package, version, key, .. } = wanted;
         let rows = packages::by_reference(self.db(), package.id, key, DIST).await?;
-        Ok(rows.into_iter().find(|row| row.version == version))
+        let Some(row) = rows.into_iter().find(|row| row.version == *version) else { return Ok(None) };
+        let artifact = match row.sha1 {
+            Some(_) => packages::artifact(self.db(), row.id, DIST).await?,
+            None => None,
+        };
+        Ok(Some((row.id, artifact)))
     }
 
     async fn fetch_dist(&self, wanted: &Wanted) -> Result<(Id, Artifact), Failure> {
+        let row = self.row(wanted).await?;
         // A flight before this one may have landed since it was looked for.
-        if let Some(here) = self.brought(&wanted.package, &wanted.version, &wanted.key).await? {
-            return Ok(here);
+        if let Some((id, Some(artifact))) = &row
+            && self.inner.blobs.prove(&artifact.digest).await?
+        {
+            return Ok((*id, artifact.clone()));
         }
-        let lost = match self.row(&wanted.package, &wanted.version, &wanted.key).await? {
-            Some(row) => packages::artifact(self.db(), row.id, DIST).await?,
-            None => None,
-        };
         let _turn = wanted.client.turn().await?;
         let mut failed = Failure::Absent;
         for address in self.addresses(wanted).await? {
-            match self.fetch_from(wanted, &address, lost.as_ref()).await {
-                Ok(artifact) => return self.record(wanted, artifact).await,
+            match self.fetch_from(wanted, &address, row.as_ref()).await {
+                Ok(brought) => return Ok(brought),
                 // The next place may have it, or the right one.
                 Err(Failure::Absent) => {}
                 Err(failure) => failed = failure,
@@ -165,8 +170,13 @@ impl Proxy {
         }
     }
 
-    /// Fetches and stores it; if it was here and is lost, only the same bytes.
-    async fn fetch_from(&self, wanted: &Wanted, address: &str, lost: Option<&Artifact>) -> Result<Artifact, Failure> {
+    /// Fetches and stores it. `row` is what was here of it before: if its bytes are lost, only the same ones will do.
+    async fn fetch_from(
+        &self,
+        wanted: &Wanted,
+        address: &str,
+        row: Option<&(Id, Option<Artifact>)>,
+    ) -> Result<(Id, Artifact), Failure> {
         let most = self.inner.limits.artifact;
         let FetchResponse { url, length, body, .. } = wanted.client.dist(address, most).await?;
         let mut writer = self.inner.blobs.begin().await?;
@@ -179,11 +189,14 @@ impl Proxy {
             writer.abort().await;
             return Err(failure);
         }
-        match writer.finish_expecting(lost.map(|lost| lost.digest), None).await {
-            Ok(stored) => Ok(Artifact { digest: stored.digest, size: stored.size, sha1: stored.sha1 }),
-            Err(error) if error.kind() == Kind::Invalid => Err(wanted.lost(&error)),
-            Err(error) => Err(error.into()),
+        if let Some((id, Some(lost))) = row {
+            return match writer.finish_expecting(Some(lost.digest), None).await {
+                Ok(_) => Ok((*id, lost.clone())),
+                Err(error) if error.kind() == Kind::Invalid => Err(wanted.lost(&error)),
+                Err(error) => Err(error.into()),
+            };
         }
+        self.record(wanted, writer, row.map(|(id, _)| *id)).await
     }
 
     /// What is wrong with all bytes together, which have the SHA-1 `found`.
@@ -210,51 +223,33 @@ impl Proxy {
         )))
     }
 
-    /// Writes the rows of what is stored. Another replica may have been faster: what came first stays.
-    async fn record(&self, wanted: &Wanted, artifact: Artifact) -> Result<(Id, Artifact), Failure> {
-        for _ in 0..ATTEMPTS {
-            if let Some(recorded) = self.try_record(wanted, &artifact).await? {
-                return Ok(recorded);
-            }
-        }
-        Err(Failure::Failed(Kind::Unavailable, "too many others fetched this dist just now: try again".to_owned()))
-    }
-
-    /// `None` if somebody else was faster, and it must be decided again.
-    async fn try_record(&self, wanted: &Wanted, artifact: &Artifact) -> Result<Option<(Id, Artifact)>, Failure> {
-        let Wanted { client, package, version, key, .. } = wanted;
-        let (db, host) = (self.db(), self.db().host());
-        let now = host.now();
-        let mut batch = Batch::new();
-        let id = if let Some(row) = self.row(package, version, key).await? {
-            if let Some(there) = packages::artifact(db, row.id, DIST).await? {
-                return Ok(Some((row.id, there)));
-            }
-            row.id
-        } else {
-            let row = wanted.row(host.new_id(), now)?;
-            batch.push(packages::exists(package.id));
-            batch.push(packages::insert_version(package.id, &row, now));
-            row.id
-        };
-        let detail = json!({
-            "version": version, "reference": key, "source": client.upstream.source.name,
-            "digest": artifact.digest.to_string(), "size": artifact.size,
+    /// Stores the bytes, and with them their rows. Another replica may have been faster: what came first stays.
+    async fn record(&self, wanted: &Wanted, writer: Writer, row: Option<Id>) -> Result<(Id, Artifact), Failure> {
+        let (host, now) = (self.db().host(), self.db().host().now());
+        let id = row.unwrap_or_else(|| host.new_id());
+        let rows = if row.is_some() { Vec::new() } else { wanted.insert(id, now)? };
+        let stored = writer.finish_with(None, None, |stored| {
+            let mut batch = rows;
+            batch.push(packages::not_built(id, DIST));
+            batch.push(packages::insert_artifact(host.new_id(), id, DIST, &artifact(stored), now));
+            batch.push(events::record(host, &wanted.event(stored)));
+            batch.push(wanted.notify(host));
+            batch
         });
-        let event = Event::new(&Actor::house(), "artifact.fetch", packages::topic(ID, &package.name)).with(detail);
-        batch.push(packages::not_built(id, DIST));
-        batch.push(blobs::is_live(&artifact.digest));
-        batch.push(packages::insert_artifact(host.new_id(), id, DIST, artifact, now));
-        batch.push(events::record(host, &event));
-        batch.push(changes::notify(host, &packages::topic(ID, &package.name)));
-        match db.commit(batch).await {
-            Ok(_) => Ok(Some((id, artifact.clone()))),
-            Err(error) if error.is_guard("package exists") => Err(Failure::Absent),
-            Err(CommitError::Guard(_)) => Ok(None),
-            Err(CommitError::Other(error)) if error.kind() == Kind::Conflict => Ok(None),
-            Err(error) => Err(Error::from(error).into()),
+        match stored.await {
+            Ok(stored) => Ok((id, artifact(&stored))),
+            Err(error) if error.kind() == Kind::Conflict => match self.row(wanted).await? {
+                Some((id, Some(there))) => Ok((id, there)),
+                _ if packages::find(self.db(), ID, &wanted.package.name).await?.is_none() => Err(Failure::Absent),
+                _ => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
         }
     }
+}
+
+fn artifact(stored: &StoredBlob) -> Artifact {
+    Artifact { digest: stored.digest, size: stored.size, sha1: stored.sha1.clone() }
 }
 
 impl Wanted {
@@ -262,8 +257,9 @@ impl Wanted {
         self.entry.text("version").unwrap_or_else(|| self.version.clone())
     }
 
-    fn row(&self, id: Id, now: Time) -> Result<Version> {
-        Ok(Version {
+    /// The row of its version, in the package that it was looked for in.
+    fn insert(&self, id: Id, now: Time) -> Result<Vec<Statement>> {
+        let row = Version {
             id,
             version: self.version.clone(),
             display: self.display(),
@@ -271,11 +267,28 @@ impl Wanted {
             stable: Stability::of(&self.version) == Stability::Stable,
             listed: false,
             origin: ORIGIN.to_owned(),
-            released_at: self.entry.text("time").and_then(|time| Time::parse(&time).ok()).unwrap_or(now),
+            released_at: self.entry.released().unwrap_or(now),
             metadata: self.entry.to_json()?,
             folder: String::new(),
             sha1: None,
-        })
+        };
+        Ok(vec![packages::exists(self.package.id), packages::insert_version(self.package.id, &row, now)])
+    }
+
+    fn event(&self, stored: &StoredBlob) -> Event {
+        let detail = json!({
+            "version": self.version, "reference": self.key, "source": self.client.upstream.source.name,
+            "digest": stored.digest.to_string(), "size": stored.size,
+        });
+        Event::new(&Actor::house(), "artifact.fetch", packages::topic(ID, &self.package.name)).with(detail)
+    }
+
+    /// That its bytes are here changes no document, unless another one tells it by now, with another hash.
+    fn notify(&self, host: &Host) -> Statement {
+        let topic = packages::topic(ID, &self.package.name);
+        let Some(document) = &self.document else { return changes::notify(host, &topic) };
+        let subject = subject(&self.package.name, Stability::of(&self.version) == Stability::Dev);
+        documents::notify_unless_same(host, &topic, self.client.upstream.id(), &subject, document)
     }
 
     fn lost(&self, why: &Error) -> Failure {

@@ -43,6 +43,14 @@ pub(super) struct Seen {
     pub(super) here: bool,
     /// Whether what is here is not what it was.
     pub(super) changed: bool,
+    /// Which part of it (`dev`) came just now, so that it need not be looked at again.
+    pub(super) came: Option<bool>,
+}
+
+impl Seen {
+    fn known(here: bool, changed: bool) -> Self {
+        Self { here, changed, came: None }
+    }
 }
 
 /// What is kept of a package's tagged versions, or of its branches.
@@ -102,7 +110,7 @@ impl Proxy {
         }
         let looked = if is_here { host.within(PATIENCE, flight).await } else { Some(flight.await) };
         match looked {
-            Some(Ok(Seen { here: true, changed })) => Ok(Looked::Here { changed }),
+            Some(Ok(Seen { here: true, changed, .. })) => Ok(Looked::Here { changed }),
             Some(Ok(Seen { here: false, .. })) => Ok(Looked::Absent),
             Some(Err(failure)) if is_here => Ok(Looked::Stale { why: failure.text().to_owned() }),
             Some(Err(failure)) => Err(failure.error(&name)),
@@ -135,8 +143,12 @@ impl Proxy {
             }
             found
         });
-        if !flight.await.map_err(|failure| failure.error(name))?.here {
+        let seen = flight.await.map_err(|failure| failure.error(name))?;
+        if !seen.here {
             return Ok(Looked::Absent);
+        }
+        if seen.came == Some(dev) {
+            return Ok(Looked::Here { changed: true });
         }
         match self.owner(name).await? {
             Owner::Own => Ok(Looked::Own),
@@ -187,13 +199,13 @@ impl Proxy {
         // A flight before this one may have landed since it was looked for.
         let mut kept = self.kept(subject).await?;
         if self.now() < kept.until {
-            return Ok(Seen { here: kept.document.is_some(), changed: true });
+            return Ok(Seen::known(kept.document.is_some(), true));
         }
         let feed = self.newest_feed(&subject.client).await?;
         if matches!(kept.standing, Some(Standing::Covered(_))) {
             kept = self.kept(subject).await?;
             if self.now() < kept.until {
-                return Ok(Seen { here: true, changed: false });
+                return Ok(Seen::known(true, false));
             }
         }
         // What changes while it answers is not in the answer.
@@ -201,7 +213,7 @@ impl Proxy {
         match subject.client.package(&subject.package.name, subject.dev, kept.document.as_deref()).await {
             Ok(Told::Same) if kept.document.is_some() => {
                 self.confirm(subject, &kept, feed.as_ref(), began, None).await?;
-                Ok(Seen { here: true, changed: false })
+                Ok(Seen::known(true, false))
             }
             Ok(Told::Same) => Err(Failure::Failed(
                 Kind::Upstream,
@@ -267,7 +279,7 @@ impl Proxy {
             && before.content()? == prepared.content
         {
             self.confirm(subject, kept, feed, began, Some(&prepared.document)).await?;
-            return Ok(Seen { here: true, changed: false });
+            return Ok(Seen::known(true, false));
         }
         prepared.warn(client, &package.name);
         let describes = !dev || documents::look(db, id, &super::subject(&package.name, false)).await?.is_none();
@@ -279,7 +291,7 @@ impl Proxy {
         }
         batch.push(changes::notify(host, &packages::topic(ID, &package.name)));
         self.db().commit(batch).await.map_err(Error::from)?;
-        Ok(Seen { here: true, changed: true })
+        Ok(Seen::known(true, true))
     }
 
     /// The upstream does not have it (any more). What was fetched of it stays.
@@ -297,18 +309,17 @@ impl Proxy {
             batch.push(changes::notify(host, &packages::topic(ID, &package.name)));
         }
         self.db().commit(batch).await.map_err(Error::from)?;
-        Ok(Seen { here: false, changed: kept.document.is_some() })
+        Ok(Seen::known(false, kept.document.is_some()))
     }
 
     /// Looks for a package at one upstream after the other. The first that has it is where it comes from, from now on.
     async fn discover(&self, name: &str, clients: &[Client]) -> Result<Seen, Failure> {
-        let found = Ok(Seen { here: true, changed: true });
         // A flight before this one may have landed since it was looked for.
         if self.is_absent(name) {
-            return Ok(Seen { here: false, changed: false });
+            return Ok(Seen::known(false, false));
         }
         if packages::find(self.db(), ID, name).await?.is_some() {
-            return found;
+            return Ok(Seen::known(true, true));
         }
         for client in clients {
             let latest = client.latest().await?;
@@ -321,8 +332,8 @@ impl Proxy {
                 match client.package(name, dev, None).await {
                     Ok(Told::Versions { document, validator }) => {
                         if let Some(prepared) = self.prepare(client, name, document, validator).await? {
-                            self.take(client, name, dev, began, prepared).await?;
-                            return found;
+                            let is_taken = self.take(client, name, dev, began, prepared).await?;
+                            return Ok(Seen { here: true, changed: true, came: is_taken.then_some(dev) });
                         }
                     }
                     Ok(Told::Absent | Told::Same) | Err(Failure::Absent) => {}
@@ -331,10 +342,10 @@ impl Proxy {
                 }
             }
         }
-        Ok(Seen { here: false, changed: false })
+        Ok(Seen::known(false, false))
     }
 
-    /// Makes a package one of this upstream, unless somebody else took its name, or reserved it, meanwhile.
+    /// Makes a package one of this upstream; `false` if somebody else took its name, or reserved it, meanwhile.
     async fn take(
         &self,
         client: &Client,
@@ -342,11 +353,11 @@ impl Proxy {
         dev: bool,
         began: Time,
         prepared: Prepared,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         prepared.warn(client, name);
         let (host, reservations) = (self.db().host(), self.inner.reservations.known().await?);
         if reservations.covers(ID, name) {
-            return Ok(());
+            return Ok(false);
         }
         let now = host.now();
         let package = Package {
@@ -374,8 +385,9 @@ impl Proxy {
         batch.push(events::record(host, &event));
         batch.push(changes::notify(host, &packages::topic(ID, name)));
         match self.db().commit(batch).await {
-            Ok(_) | Err(CommitError::Guard(_)) => Ok(()),
-            Err(CommitError::Other(error)) if error.kind() == Kind::Conflict => Ok(()),
+            Ok(_) => Ok(true),
+            Err(CommitError::Guard(_)) => Ok(false),
+            Err(CommitError::Other(error)) if error.kind() == Kind::Conflict => Ok(false),
             Err(error) => Err(Error::from(error).into()),
         }
     }
@@ -399,7 +411,7 @@ impl Proxy {
                 ),
             ));
         }
-        let (name, fetched_at) = (name.to_owned(), self.now());
+        let (name, size, fetched_at) = (name.to_owned(), content.len(), self.now());
         let reading = async move {
             match checked::read_told(&name, &content) {
                 Ok(None) => Ok(None),
@@ -414,7 +426,7 @@ impl Proxy {
                 }
             }
         };
-        Ok(self.db().host().heavy(reading).await?)
+        Ok(self.db().host().compute(size, reading).await?)
     }
 
     /// Compares the names that an upstream lists with our own, each list once.

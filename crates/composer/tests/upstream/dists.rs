@@ -7,7 +7,10 @@ use larder_composer::{
     upstream::{Looked, dist_key},
 };
 use larder_core::{Id, Kind, digest::Sha1};
-use larder_db::packages::{self, Artifact};
+use larder_db::{
+    Statement,
+    packages::{self, Artifact, topic},
+};
 
 use crate::{CHANGED, NAME, house::House, server::Server};
 
@@ -26,11 +29,37 @@ fn sha1(bytes: &[u8]) -> String {
 
 async fn bring(house: &House, version: &str) -> Result<(Id, Artifact), (Kind, String)> {
     let package = house.package(NAME).await.unwrap();
-    let told = house.proxy.versions(&package, false).await.unwrap().unwrap();
-    let entry: Entry =
-        told.entries.into_iter().find(|entry| entry.text("version").as_deref() == Some(version)).unwrap();
-    let (key, normal) = (dist_key(&entry).unwrap(), entry.text("version_normalized").unwrap());
-    house.proxy.bring(&package, &normal, &key, &entry).await.map_err(|error| (error.kind(), error.message().to_owned()))
+    let told = house.proxy.told(&package).await.unwrap().unwrap().tagged.unwrap();
+    let entry: &Entry = told.entries.iter().find(|entry| entry.text("version").as_deref() == Some(version)).unwrap();
+    let (key, normal) = (dist_key(entry).unwrap(), entry.text("version_normalized").unwrap());
+    let brought = house.proxy.bring(&package, &normal, &key, entry, Some(&told.document)).await;
+    brought.map_err(|error| (error.kind(), error.message().to_owned()))
+}
+
+/// How often it was said that something of the package has changed.
+async fn told_to_have_changed(house: &House) -> usize {
+    let sql = "select topic from changes where topic = $1";
+    house.db.read(Statement::read(sql, [topic("composer", NAME).into()])).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dist_that_comes_changes_no_document_but_one_that_tells_other_bytes() {
+    for (house, server) in House::each().await {
+        let content = zip("one");
+        with_version(&house, &server, &sha1(&content)).await;
+        server.file(DIST_1, content.clone());
+        let before = told_to_have_changed(&house).await;
+        bring(&house, "1.0").await.unwrap();
+        assert_eq!(told_to_have_changed(&house).await, before);
+
+        let package = house.package(NAME).await.unwrap();
+        let told = house.proxy.told(&package).await.unwrap().unwrap().tagged.unwrap();
+        for (version, document) in [("7.0.0.0", Some("another one")), ("8.0.0.0", None)] {
+            let before = told_to_have_changed(&house).await;
+            house.proxy.bring(&package, version, "abc", &told.entries[0], document).await.unwrap();
+            assert_eq!(told_to_have_changed(&house).await, before + 1, "{document:?}");
+        }
+    }
 }
 
 async fn bytes(house: &House, artifact: &Artifact) -> Vec<u8> {

@@ -121,7 +121,8 @@ impl House {
     pub async fn versions(&self, part: &str) -> Option<Vec<String>> {
         let (name, dev) = part.strip_suffix("~dev").map_or((part, false), |name| (name, true));
         let package = self.package(name).await.unwrap();
-        let told = self.proxy.versions(&package, dev).await.unwrap()?;
+        let told = self.proxy.told(&package).await.unwrap()?;
+        let told = if dev { told.branches? } else { told.tagged? };
         Some(told.entries.iter().map(|entry| entry.text("version").unwrap()).collect())
     }
 

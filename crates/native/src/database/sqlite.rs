@@ -84,16 +84,29 @@ impl Executor for Sqlite {
     }
 
     async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
-        self.writer.transaction(|connection| Box::pin(run(connection, statements))).await
+        self.writer.transaction(Sync::Full, |connection| Box::pin(run(connection, statements))).await
+    }
+
+    async fn batch_lightly(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
+        self.writer.transaction(Sync::Later, |connection| Box::pin(run(connection, statements))).await
     }
 
     async fn migrate(&self, version: i64, sql: &'static str, at: Time) -> Result<i64, ExecutorError> {
-        self.writer.transaction(move |connection| Box::pin(migrate(connection, version, sql, at))).await
+        self.writer.transaction(Sync::Full, move |connection| Box::pin(migrate(connection, version, sql, at))).await
     }
 }
 
+/// When a transaction reaches the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    /// Before its commit is told to have succeeded.
+    Full,
+    /// With the next one that does.
+    Later,
+}
+
 /// The one connection that writes. It is taken out while it is in use, and put back only when no transaction is open
-/// on it: whatever goes wrong in between, the next batch finds either a sound connection or none.
+/// on it and its commits reach the disk again: whatever goes wrong in between, the next batch finds either a sound connection or none.
 struct Writer {
     options: SqliteConnectOptions,
     path: PathBuf,
@@ -102,7 +115,7 @@ struct Writer {
 
 impl Writer {
     /// Runs `work` in a transaction of its own, to its end even when nobody waits for it any more.
-    async fn transaction<T, W>(self: &Arc<Self>, work: W) -> Result<T, ExecutorError>
+    async fn transaction<T, W>(self: &Arc<Self>, sync: Sync, work: W) -> Result<T, ExecutorError>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, ExecutorError>> + Send + 'static,
@@ -115,15 +128,25 @@ impl Writer {
                 Some(connection) => connection,
                 None => this.connect().await?,
             };
-            if let Err(error) = execute(&mut connection, "begin immediate").await {
-                *slot = Some(connection);
-                return Err(error);
+            if sync == Sync::Later {
+                execute(&mut connection, "pragma synchronous = normal").await?;
             }
-            let result = match work(&mut connection).await {
-                Ok(done) => execute(&mut connection, "commit").await.map(|()| done),
-                Err(error) => Err(error),
+            let mut is_sound = true;
+            let begun = execute(&mut connection, "begin immediate").await;
+            let result = if let Err(error) = begun {
+                Err(error)
+            } else {
+                let result = match work(&mut connection).await {
+                    Ok(done) => execute(&mut connection, "commit").await.map(|()| done),
+                    Err(error) => Err(error),
+                };
+                is_sound = result.is_ok() || execute(&mut connection, "rollback").await.is_ok();
+                result
             };
-            if result.is_ok() || execute(&mut connection, "rollback").await.is_ok() {
+            if is_sound && sync == Sync::Later {
+                is_sound = execute(&mut connection, "pragma synchronous = full").await.is_ok();
+            }
+            if is_sound {
                 *slot = Some(connection);
             }
             result

@@ -190,7 +190,7 @@ impl Proxy {
             return Err(failure);
         }
         let lease = registry.lease_of(&wanted.here, &wanted.digest);
-        match writer.finish_with(Some(wanted.digest), Some(wanted.size), lease).await {
+        match writer.finish_with(Some(wanted.digest), Some(wanted.size), |_| lease).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Kind::Invalid => Err(Failure::Failed(
                 Kind::Upstream,
