@@ -20,6 +20,7 @@ mod dists;
 mod health;
 mod mirror;
 mod package;
+mod probe;
 mod root;
 mod whole;
 
@@ -43,7 +44,7 @@ use larder_db::{
     upstream_documents::{self as documents, Document},
 };
 use larder_sources::{
-    Limits,
+    Limits, credentials,
     fetch::Fetch,
     flight::Flights,
     registry::{self, Upstream},
@@ -235,7 +236,7 @@ impl Proxy {
         };
         let all = match change {
             Change::Everything => true,
-            Change::Topic(topic) => [registry::TOPIC, "credentials", RESERVATIONS].contains(&topic.as_str()),
+            Change::Topic(topic) => [registry::TOPIC, credentials::TOPIC, RESERVATIONS].contains(&topic.as_str()),
         };
         if !all && package.is_none() {
             return;

@@ -10,6 +10,9 @@ statements! {
     INSERT = "insert into credentials (id, name, kind, username, host, key_id, sealed, created_at)
         values ($1, $2, $3, $4, $5, $6, $7, $8)";
     BIND = "update credentials set host = $2, key_id = $3, sealed = $4 where id = $1 and host is null";
+    RESEAL = "update credentials set username = $2, key_id = $3, sealed = $4 where id = $1";
+    SAME = "insert into guard (holds) select case when exists
+        (select 1 from credentials where id = $1 and sealed = $2) then 1 end";
     REMOVE = "delete from credentials where id = $1";
     NAME_FREE = "insert into guard (holds) select case when not exists
         (select 1 from credentials where name = $1) then 1 end";
@@ -83,6 +86,17 @@ pub fn insert(credential: &Credential) -> Statement {
 /// Binds a credential to its host, sealed anew with it. Goes with [`unbound`].
 pub fn bind(id: Id, host: &str, key_id: &str, sealed: Vec<u8>) -> Statement {
     Statement::write(BIND, [id.into(), host.into(), key_id.into(), sealed.into()])
+}
+
+/// Gives a credential another secret, sealed, and the user name that goes with it. Goes with [`is_same`].
+pub fn reseal(id: Id, username: Option<&str>, key_id: &str, sealed: Vec<u8>) -> Statement {
+    Statement::write(RESEAL, [id.into(), username.map(str::to_owned).into(), key_id.into(), sealed.into()])
+}
+
+/// Guard `credential is the same`: neither its secret nor what that is bound to has changed since it was read. No two
+/// seals are equal.
+pub fn is_same(credential: &Credential) -> Statement {
+    Statement::guard("credential is the same", SAME, [credential.id.into(), credential.sealed.clone().into()])
 }
 
 /// Takes a credential away. Goes with [`unused`].

@@ -24,12 +24,23 @@ statements! {
     ADOPT = "update sources set parent_id = $2, archived = $3 where id = $1";
     MOVED = "update sources set url = $2 where id = $1";
     PLACE = "update sources set position = $2 where id = $1";
+    SAME = "insert into guard (holds) select case when exists (select 1 from sources where id = $1 and url = $2
+        and coalesce(credential_id, '') = $3 and every_seconds = $4 and settings = $5) then 1 end";
+    SET = "update sources set url = $2, credential_id = $3, every_seconds = $4, settings = $5 where id = $1";
+    SET_BELOW = "update sources set credential_id = $2 where parent_id = $1 and coalesce(credential_id, '') = $3";
+    KEEPS = "select count(distinct a.package_id), count(distinct a.version_id),
+        (select cast(coalesce(sum(blob.size), 0) as bigint) from
+            (select distinct b.digest, b.size from artifacts b join packages q on q.id = b.package_id where q.source_id = $1) blob)
+        from artifacts a join packages p on p.id = a.package_id where p.source_id = $1";
+    KEEPS_NOTHING = "insert into guard (holds) select case when not exists (select 1 from artifacts a
+        join packages p on p.id = a.package_id where p.source_id = $1) then 1 end";
     REMOVE = "delete from sources where id = $1";
     REFS = "select name, commit_id, skipped, warning, changed_at from source_refs where source_id = $1 order by name";
     PUT_REF = "insert into source_refs (source_id, name, commit_id, skipped, warning, changed_at)
         values ($1, $2, $3, $4, $5, $6)
         on conflict (source_id, name) do update set commit_id = excluded.commit_id, skipped = excluded.skipped,
         warning = excluded.warning, changed_at = excluded.changed_at";
+    UNSETTLE = "update source_refs set commit_id = '' where source_id = $1";
     FORGET_SKIPPED = "delete from source_refs where skipped is not null";
     REMOVE_REF = "delete from source_refs where source_id = $1 and name = $2";
 }
@@ -139,7 +150,6 @@ pub async fn list(db: &Db) -> Result<Vec<Source>> {
 
 /// Adds a source that was never synced. An upstream comes after those that are there.
 pub fn insert(source: &Source) -> Statement {
-    let every = i64::try_from(source.every.as_secs()).unwrap_or(i64::MAX);
     Statement::write(
         INSERT,
         [
@@ -148,7 +158,7 @@ pub fn insert(source: &Source) -> Statement {
             source.kind.as_str().into(),
             source.url.as_str().into(),
             source.credential_id.into(),
-            every.into(),
+            seconds(source.every).into(),
             source.settings.as_str().into(),
             source.created_at.into(),
         ],
@@ -193,6 +203,65 @@ pub fn moved(id: Id, url: &str) -> Statement {
 /// Gives an upstream its place among those of its format, the lowest first.
 pub fn place(id: Id, position: i64) -> Statement {
     Statement::write(PLACE, [id.into(), position.into()])
+}
+
+/// Guard `source is the same`: nobody has changed what [`set`] changes since it was read.
+pub fn is_same(source: &Source) -> Statement {
+    let credential = source.credential_id.map(|id| id.to_string()).unwrap_or_default();
+    let values = [
+        source.id.into(),
+        source.url.as_str().into(),
+        credential.into(),
+        seconds(source.every).into(),
+        source.settings.as_str().into(),
+    ];
+    Statement::guard("source is the same", SAME, values)
+}
+
+/// Changes where a source is, what opens it, how often it is looked at and its settings to those of `source`. Goes with
+/// [`is_same`].
+pub fn set(source: &Source) -> Statement {
+    let values = [
+        source.id.into(),
+        source.url.as_str().into(),
+        source.credential_id.into(),
+        seconds(source.every).into(),
+        source.settings.as_str().into(),
+    ];
+    Statement::write(SET, values)
+}
+
+/// Gives another credential to those sources that a forge found and that had the same one as it.
+pub fn set_credential_below(forge: Id, before: Option<Id>, after: Option<Id>) -> Statement {
+    let before = before.map(|id| id.to_string()).unwrap_or_default();
+    Statement::write(SET_BELOW, [forge.into(), after.into(), before.into()])
+}
+
+fn seconds(every: Duration) -> i64 {
+    i64::try_from(every.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What is kept of a source's packages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Packages with files that are kept.
+    pub packages: u64,
+    /// Versions with files that are kept.
+    pub versions: u64,
+    /// The bytes of these files, each counted once.
+    pub bytes: u64,
+}
+
+/// What is kept of a source's packages.
+pub async fn kept(db: &Db, source: Id) -> Result<Kept> {
+    let Some(row) = db.read_one(Statement::read(KEEPS, [source.into()])).await? else { return Ok(Kept::default()) };
+    let mut cells = row.cells();
+    Ok(Kept { packages: cells.count()?, versions: cells.count()?, bytes: cells.count()? })
+}
+
+/// Guard `source keeps nothing`: no file of any of its packages is kept.
+pub fn keeps_nothing(id: Id) -> Statement {
+    Statement::guard("source keeps nothing", KEEPS_NOTHING, [id.into()])
 }
 
 /// Takes a source away. Its packages must be gone before, in the same batch.
@@ -245,6 +314,11 @@ pub fn put_ref(source: Id, seen: &SourceRef) -> Statement {
             seen.changed_at.into(),
         ],
     )
+}
+
+/// Has the next sync look at every ref again, as if all of them had moved.
+pub fn unsettle(source: Id) -> Statement {
+    Statement::write(UNSETTLE, [source.into()])
 }
 
 /// Forgets every ref that was skipped, of all sources, so that their next syncs look at them again.

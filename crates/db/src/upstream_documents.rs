@@ -19,6 +19,7 @@ statements! {
         on conflict (source_id, subject) do update set content = excluded.content, size = excluded.size,
             validator = excluded.validator, fetched_at = excluded.fetched_at";
     REMOVE = "delete from upstream_documents where source_id = $1 and subject = $2";
+    REMOVE_OF_SOURCE = "delete from upstream_documents where source_id = $1";
     LOOK_AT_TWO = "select subject, validator, fetched_at from upstream_documents
         where source_id = $1 and subject in ($2, $3)";
     NOTIFY_UNLESS_SAME = "insert into changes (id, at, topic)
@@ -143,6 +144,11 @@ pub fn put(source: Id, subject: &str, document: &Document) -> Statement {
 /// Forgets a document.
 pub fn remove(source: Id, subject: &str) -> Statement {
     Statement::write(REMOVE, [source.into(), subject.into()])
+}
+
+/// Forgets every document of a source.
+pub fn remove_of_source(source: Id) -> Statement {
+    Statement::write(REMOVE_OF_SOURCE, [source.into()])
 }
 
 #[cfg(test)]

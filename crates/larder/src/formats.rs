@@ -1,15 +1,15 @@
-//! The one list of formats. A new format is one new crate and one line in each of these functions.
+//! The one list of formats. A new format is one new crate and a line or two in each of these functions.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use larder_composer::{Composer, ComposerRoom, Repository, publish::Publisher};
 use larder_core::format::Format;
-use larder_db::changes::Change;
+use larder_db::{changes::Change, sources::Source};
 use larder_http::Room;
 use larder_native::fetch::{FetchSettings, HttpFetch};
 use larder_oci::{Gate, Oci, OciRoom, Proxy, Registry};
-use larder_sources::fetch::Fetch;
+use larder_sources::{fetch::Fetch, probe::Probed};
 
 use crate::house::House;
 
@@ -42,6 +42,33 @@ pub fn repository(house: &House, fetch: Arc<dyn Fetch>, public_url: &str) -> (Re
     let proxy = house.upstreams.clone();
     let repository = Repository::new(db, blobs, house.sources.clone(), proxy, public_url.to_owned());
     (repository.clone(), Publisher::new(repository, fetch, limits))
+}
+
+/// What asks other registries what they are. Cheap to clone.
+#[derive(Clone)]
+pub struct Registries {
+    composer: larder_composer::Proxy,
+    oci: Proxy,
+}
+
+/// What asks other registries what they are.
+pub fn registries(house: &House) -> Result<Registries> {
+    let (vault, allow_local) = (house.vault.clone(), house.config.allow_local_sources);
+    let oci = Proxy::new(registry(house), vault, fetch(house)?, allow_local);
+    Ok(Registries { composer: house.upstreams.clone(), oci })
+}
+
+impl Registries {
+    /// Asks a registry what it is, in the way of its format.
+    pub async fn probe(&self, source: &Source) -> Probed {
+        let asked = match source.kind.as_str() {
+            larder_composer::ID => self.composer.probe(source).await,
+            larder_oci::ID => self.oci.probe(source).await,
+            other => Ok(Probed::NoRegistry(format!("this version does not know the format `{other}`"))),
+        };
+        // What keeps us from asking is trouble of the same sort for whoever waits for an answer.
+        asked.unwrap_or_else(|error| Probed::Unreachable(error.message().to_owned()))
+    }
 }
 
 /// The rooms of all formats, for a server that clients reach at `public_url`.

@@ -4,10 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot have what it needs cannot go on")]
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -88,6 +91,44 @@ fn has(text: &str, parts: &[&str]) {
     }
 }
 
+/// Another registry, on a loopback address until the test program ends: it answers paths as it is told, all others with 404.
+#[derive(Clone, Default)]
+struct Registry {
+    answers: Arc<Mutex<HashMap<String, (u16, String)>>>,
+    /// A header without which everything is 401.
+    key: Arc<Mutex<Option<String>>>,
+}
+
+impl Registry {
+    /// It, and its address.
+    fn start() -> (Self, String) {
+        let (registry, listener) = (Self::default(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let this = registry.clone();
+        std::thread::spawn(move || {
+            // Whoever does not listen any more has its reasons.
+            listener.incoming().flatten().for_each(|socket| drop(this.talk(socket)));
+        });
+        (registry, url)
+    }
+
+    fn answers(&self, path: &str, status: u16, body: &str) {
+        self.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_owned()));
+    }
+
+    fn talk(&self, mut socket: TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(socket.try_clone()?).lines();
+        let head = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect::<Vec<_>>();
+        let path = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+        let key = self.key.lock().unwrap().clone();
+        let is_open = key.is_none_or(|key| head.iter().any(|line| line.eq_ignore_ascii_case(&key)));
+        let found = self.answers.lock().unwrap().get(path).cloned();
+        let (status, body) = if is_open { found.unwrap_or((404, String::new())) } else { (401, "who?".to_owned()) };
+        let length = body.len();
+        write!(socket, "HTTP/1.1 {status} So\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    }
+}
+
 fn manifest(name: &str) -> Vec<File> {
     vec![File::new("composer.json", format!(r#"{{"name": "{name}", "description": "For tests"}}"#))]
 }
@@ -117,6 +158,9 @@ fn help_teaches() {
         "source",
         "source add",
         "source sync",
+        "source set",
+        "source remove",
+        "credential rotate",
         "package remove",
         "audit list",
         "oci",
@@ -243,9 +287,14 @@ async fn credentials_are_never_shown() {
     has(&run(&["credential", "test", "other"], "", 1), &["larder credential list"]);
 
     run(&["source", "add", "git", &forge.url("lib"), "--credential", "forge"], "", 0);
-    run(&["source", "add", "git", &forge.url("lib"), "--name", "again", "--credential", "stale"], "", 0);
+    let again = run(&["source", "add", "git", &forge.url("lib"), "--name", "again", "--credential", "stale"], "", 0);
+    has(&again, &["Remark: the source `lib` has the same address", "brought it first"]);
     has(&run(&["credential", "test", "forge"], "", 0), &["lib: reached", "branches and tags"]);
     has(&run(&["credential", "test", "stale"], "", 1), &["again: ", "1 source cannot be reached"]);
+    has(&run(&["credential", "rotate", "stale"], "secret-of-the-forge", 0), &["another secret", "opens again"]);
+    has(&run(&["credential", "test", "stale"], "", 0), &["again: reached"]);
+    has(&run(&["credential", "rotate", "nobody"], "secret-x", 1), &["larder credential list"]);
+    has(&run(&["credential", "rotate", "stale"], "", 1), &["standard input"]);
     has(&run(&["credential", "list"], "", 0), &["gitlab", "127.0.0.1:", "lib"]);
     has(&run(&["credential", "remove", "forge"], "", 1), &["in use"]);
     run(&["source", "remove", "lib"], "", 0);
@@ -269,8 +318,12 @@ fn another_registry_is_a_source_that_is_asked_when_somebody_wants_something() {
     has(&larder.ok(&["source", "list"]), &["up", "oci", "ok", "when asked"]);
     let shown = larder.json(&["source", "show", "up"]);
     assert_eq!(shown["settings"], serde_json::json!({ "only": ["library/*", "acme/**"], "prefix": "hub" }));
-    has(&larder.ok(&["source", "sync", "up"]), &["up: everything is asked for again"]);
-    has(&larder.ok(&["source", "sync", "--all"]), &["2 sources synced, 0 failed"]);
+    // Nobody is there.
+    has(&larder.fails(1, &["source", "sync", "up"]), &["up: cannot be asked", "registry.example.org"]);
+    has(&larder.fails(1, &["source", "sync", "--all"]), &["2 of 2 sources could not be synced"]);
+    let added = larder.run(&[&add[..], &["--name", "warned", "--prefix", "warned", "--json"]].concat());
+    has(&added.err, &["Warning: cannot be asked", "larder source sync warned"]);
+    assert_eq!(serde_json::from_str::<Value>(&added.out).unwrap()["probe"]["result"], "unreachable");
 
     has(&larder.fails(1, &["source", "add", "oci", "https://u:secret@h"]), &["credential add"]);
     has(&larder.fails(1, &["source", "add", "oci", "ftp://h"]), &["https://host/path"]);
@@ -287,10 +340,117 @@ fn another_registry_is_a_source_that_is_asked_when_somebody_wants_something() {
     assert_eq!(larder.run_with(&kept, secret).code, Some(0));
     larder.ok(&[&add[..], &["--name", "closed", "--prefix", "closed", "--credential", "robot"]].concat());
     has(&larder.ok(&["credential", "list"]), &["registry.example.org", "closed"]);
-    has(&larder.ok(&["credential", "test", "robot"]), &["closed: another registry"]);
+    has(&larder.fails(1, &["credential", "test", "robot"]), &["1 source cannot be reached with the credential"]);
     let other = ["source", "add", "oci", "https://other.example.org", "--name", "y", "--credential", "robot"];
     has(&larder.fails(1, &other), &["belongs to registry.example.org"]);
     has(&larder.ok(&["source", "remove", "up"]), &["`up` is gone"]);
+}
+
+#[test]
+fn a_registry_says_at_once_whether_it_is_one_and_opens() {
+    let (larder, (registry, url)) = (Larder::new(), Registry::start());
+    registry.answers("/packages.json", 200, r#"{"metadata-url": "/p2/%package%.json", "available-packages": ["a/b"]}"#);
+    *registry.key.lock().unwrap() = Some("authorization: basic bWU6cmlnaHQ=".to_owned());
+    let add = larder.run(&["source", "add", "composer", &url, "--name", "shop"]);
+    assert_eq!(add.code, Some(0), "it is added all the same: {add:?}");
+    has(&add.err, &["Warning: refused: ", "401", "give the source `shop` a credential"]);
+    has(&larder.ok(&["source", "list"]), &["shop", "failed"]);
+    has(&larder.ok(&["source", "show", "shop"]), &["problem     ", "401"]);
+
+    let kept = ["credential", "add", "key", "--kind", "basic", "--username", "me"];
+    assert_eq!(larder.run_with(&kept, "wrong").code, Some(0));
+    let set = larder.run(&["source", "set", "shop", "--credential", "key"]);
+    has(&set.out, &["shop: credential none -> key"]);
+    has(&set.err, &["Warning: refused", "it may have expired"]);
+    has(&larder.fails(1, &["credential", "test", "key"]), &["1 source cannot be reached"]);
+    assert_eq!(larder.run_with(&["credential", "rotate", "key"], "right").code, Some(0));
+    has(&larder.ok(&["credential", "test", "key"]), &["shop: works, metadata-url, names 1 package"]);
+    let tested = larder.json(&["credential", "test", "key"])["sources"][0].clone();
+    assert_eq!((&tested["source"], &tested["result"], &tested["names"]), (&"shop".into(), &"works".into(), &1.into()));
+    has(&larder.ok(&["source", "sync", "shop"]), &["shop: works", "everything is asked for again"]);
+    has(&larder.ok(&["source", "sync", "--all"]), &["1 source synced, 0 failed"]);
+    assert!(!larder.ok(&["source", "show", "shop"]).contains("problem"), "that is over");
+
+    registry.answers("/packages.json", 200, "<html>moved</html>");
+    has(&larder.fails(1, &["source", "sync", "shop"]), &["this is no such registry", "is a web page"]);
+    registry.answers("/v2/", 200, "{}");
+    let images = ["source", "add", "oci", &url, "--name", "images", "--only", "x/*"];
+    has(&larder.run(&images).err, &["Warning: refused", "lets nobody in"]);
+    *registry.key.lock().unwrap() = None;
+    has(&larder.ok(&["source", "sync", "images"]), &["images: works; everything is asked for again"]);
+    has(&larder.ok(&["source", "remove", "shop"]), &["`shop` is gone"]);
+    let removed = larder.json(&["source", "remove", "images"]);
+    assert_eq!((&removed["packages"], &removed["versions"], &removed["bytes"]), (&0.into(), &0.into(), &0.into()));
+}
+
+#[test]
+fn a_source_is_changed_in_place() {
+    let (larder, (registry, url)) = (Larder::new(), Registry::start());
+    registry.answers("/packages.json", 200, r#"{"packages": {}}"#);
+    registry.answers("/new/packages.json", 200, r#"{"packages": {}}"#);
+    larder.ok(&["source", "add", "composer", &url, "--name", "shop", "--only", "a/*"]);
+    larder.ok(&["source", "add", "git", "https://git.example.org/acme/lib.git"]);
+    let set = |args: &[&str]| larder.ok(&[&["source", "set"], args].concat());
+    has(&set(&["lib", "--every", "5m", "--keep", "full"]), &["lib: every 4h -> 5m, keep light -> full"]);
+    has(&larder.ok(&["source", "show", "lib"]), &["(every 5m)", "keep full"]);
+    has(&set(&["lib", "--every", "5m"]), &["`lib` is like that already"]);
+    has(&set(&["shop", "--every-name", "--fresh", "1h"]), &["only a/* -> everything", "fresh 5m -> 1h"]);
+    has(&set(&["shop", "--hide-source"]), &["show source unless a credential is needed -> no"]);
+    let moved = set(&["shop", "--url", &format!("{url}new")]);
+    has(&moved, &[&format!("url {url} -> {url}new/"), "All that the other address said is forgotten"]);
+    let changed = larder.json(&["source", "set", "shop", "--dists", "upstream"])["changed"].clone();
+    assert_eq!(changed, serde_json::json!({ "dists": { "from": "here", "to": "upstream" } }));
+    let events = larder.json(&["audit", "list", "--action", "source.set"]);
+    assert_eq!(events.as_array().unwrap().len(), 5);
+
+    for wrong in [
+        &["lib"][..],
+        &["lib", "--yes"],
+        &["lib", "--only", "a/*"],
+        &["lib", "--list-every", "1h"],
+        &["shop", "--every", "1h"],
+        &["shop", "--only", "a/*", "--every-name"],
+        &["shop", "--credential", "x", "--no-credential"],
+    ] {
+        larder.fails(2, &[&["source", "set"], wrong].concat());
+    }
+    has(&larder.fails(1, &["source", "set", "nobody", "--fresh", "1h"]), &["larder source list"]);
+    has(&larder.fails(1, &["source", "set", "lib", "--credential", "nobody"]), &["larder credential list"]);
+    has(&larder.fails(1, &["source", "set", "lib", "--every", "1s"]), &["every minute at most"]);
+}
+
+#[test]
+fn a_package_that_nobody_has_and_an_advisory_that_nobody_understands_end_with_1() {
+    let larder = Larder::new();
+    let explained = larder.run(&["explain", "composer", "acme/none", "--json"]);
+    assert_eq!(explained.code, Some(1));
+    assert_eq!(serde_json::from_str::<Value>(&explained.out).unwrap()["name"], "acme/none");
+    has(&explained.err, &["there is no package acme/none here"]);
+    larder.ok(&["reserve", "add", "acme/*"]);
+    let explained = larder.run(&["explain", "composer", "acme/none"]);
+    has(&explained.out, &["Its name is reserved"]);
+    assert_eq!(explained.code, Some(1));
+
+    let folder = larder.folder.path().join("feed");
+    std::fs::create_dir(&folder).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let one = |id: &str, affected: &str| {
+        format!(
+            r#"{{"advisories": {{"acme/lib": [{{"advisoryId": "{id}", "affectedVersions": "{affected}", "title": "x"}}]}}}}"#
+        )
+    };
+    write("good.json", &one("A-1", "<1.0"));
+    write("bad.json", &one("A-2", "no constraint at all"));
+    write("worse.json", "{");
+    let path = |name: &str| folder.join(name).display().to_string();
+    has(&larder.fails(1, &["advisory", "import", &path("bad.json")]), &["A-2 of acme/lib", "nothing was taken in"]);
+    has(&larder.fails(1, &["advisory", "import", &path("worse.json")]), &["worse.json is no advisory"]);
+    let ran = larder.run(&["advisory", "import", &path("")]);
+    assert_eq!(ran.code, Some(1));
+    has(&ran.out, &["A-2 of acme/lib", "worse.json", "feed: 1 new"]);
+    has(&ran.err, &["1 more like that", "the others were taken in"]);
+    has(&larder.ok(&["advisory", "list"]), &["A-1"]);
+    larder.ok(&["advisory", "import", &path("good.json")]);
 }
 
 #[test]

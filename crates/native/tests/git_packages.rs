@@ -25,8 +25,9 @@ use larder_native::{
 };
 use larder_sources::{
     Limits, Sources,
+    change::Change,
     manage::NewGitSource,
-    settings::GitSettings as Settings,
+    settings::{GitSettings as Settings, KeepWord, MovedTagsWord},
     sync::{SyncReport, SyncRun},
     vault::{SecretKey, Vault},
 };
@@ -384,4 +385,33 @@ async fn a_link_out_of_the_folder_is_told_when_the_dist_is_built() {
     let error = house.artifact("a", "dev-main").await.unwrap_err();
     assert!(error.kind() == Kind::Invalid && error.message().contains("LICENSE"), "{error}");
     assert!(house.forge.traffic().0 > 0);
+}
+
+#[tokio::test]
+async fn a_source_that_is_changed_is_read_again() {
+    for house in House::each(&["packages/*"]).await {
+        let first = house.repository.commit("main", "one", &package("packages/a", "a"));
+        house.repository.tag("1.0", &first);
+        house.sync().await;
+        let second = house.repository.commit("main", "two", &[package("packages/a", "a"), package("x", "x")].concat());
+        house.repository.remove("refs/tags/1.0");
+        house.repository.tag("1.0", &second);
+        house.sync().await;
+        let served = async || {
+            let keys = house.versions().await;
+            keys.into_iter().find(|key| key.visible() && key.version == "1.0").map(|key| key.reference)
+        };
+        assert_eq!(served().await.as_ref(), Some(&first), "frozen");
+        let change = async |change: Change<'_>| {
+            house.sources.change(&Actor::command_line(), &house.source.name, &change).await.unwrap();
+            house.sync().await
+        };
+        let report = change(Change { moved_tags: Some(MovedTagsWord::Follow), ..Change::default() }).await;
+        assert_eq!((report.changed, report.removed, served().await.as_ref()), (2, 0, Some(&second)));
+        let report = change(Change { keep: Some(KeepWord::Full), ..Change::default() }).await;
+        assert_eq!((report.changed, report.added, report.removed), (2, 0, 0), "fetched with its history");
+        assert_eq!(house.sync().await, SyncReport { refs: 2, ..SyncReport::default() }, "nothing changed");
+        let report = change(Change { every: Some(std::time::Duration::from_secs(60)), ..Change::default() }).await;
+        assert_eq!(report, SyncReport { refs: 2, ..SyncReport::default() }, "nothing to read again");
+    }
 }

@@ -32,7 +32,7 @@ use larder_native::{
 };
 use larder_sources::{
     Limits, Sources,
-    manage::NewGitSource,
+    manage::{KeptFiles, NewGitSource},
     settings::GitSettings as Settings,
     vault::{SecretKey, Vault},
     work::SYNC,
@@ -466,7 +466,7 @@ async fn secrets_differ_are_sealed_and_can_be_made_anew() {
         assert!(error.message().contains("rotate-webhook lib"), "{error}");
         assert!(elsewhere.check_delivery("lib", None).await.is_err_and(|error| error.kind() == Kind::Unauthenticated));
 
-        house.sources.remove(&actor, "lib").await.unwrap();
+        house.sources.remove(&actor, "lib", KeptFiles::Drop).await.unwrap();
         assert_eq!(house.remembered().await, 0);
         let response = house.post(&by_id, push.signed(&next), push.body.clone()).await;
         assert_eq!(response.status, StatusCode::UNAUTHORIZED);

@@ -11,6 +11,7 @@ mod fan;
 mod layer;
 mod listing;
 mod mirror;
+mod probe;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,6 +31,7 @@ use larder_db::{
 };
 use larder_http::{Response, error::status_of, stale};
 use larder_sources::{
+    credentials,
     fetch::{self, Fetch},
     flight::Flights,
     registry,
@@ -160,7 +162,7 @@ impl Proxy {
         self.inner.reservations.on_change(change);
         let concerns = match change {
             Change::Everything => true,
-            Change::Topic(topic) => topic == registry::TOPIC || topic == "credentials",
+            Change::Topic(topic) => topic == registry::TOPIC || topic == credentials::TOPIC,
         };
         if concerns {
             let mut known = self.known();

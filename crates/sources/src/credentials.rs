@@ -17,6 +17,9 @@ use crate::{
     vault::{Binding, Sealed, Vault},
 };
 
+/// The topic under which a change of the credentials is told to the caches ([`changes`]).
+pub const TOPIC: &str = "credentials";
+
 /// How a credential is shown to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialKind {
@@ -134,15 +137,7 @@ pub async fn add(db: &Db, vault: &Vault, actor: &Actor, new: NewCredential<'_>, 
     check_name(new.name)?;
     let kind = CredentialKind::parse(new.kind)?;
     let secret = checked_secret(kind, secret)?;
-    if kind == CredentialKind::Basic && new.username.is_none() {
-        return Err(Error::invalid("a basic credential needs a user name: add --username NAME"));
-    }
-    if kind == CredentialKind::Header {
-        check_header(new.username)?;
-    }
-    if new.username.is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r', '\0'])) {
-        return Err(Error::invalid("a user name is neither empty nor does it hold a colon or a line break"));
-    }
+    check_username(kind, new.username)?;
     let (host, id) = (db.host(), db.host().new_id());
     let at_host = new.host.map(str::to_ascii_lowercase);
     let id_text = id.to_string();
@@ -170,6 +165,63 @@ pub async fn add(db: &Db, vault: &Vault, actor: &Actor, new: NewCredential<'_>, 
         error => error.into(),
     })?;
     Ok(credential)
+}
+
+/// Gives a credential another secret in place: whatever uses it goes on with that one. Its kind and the host that it may be
+/// sent to stay; its user name as well, unless there is another one.
+pub async fn rotate(
+    db: &Db,
+    vault: &Vault,
+    actor: &Actor,
+    name_or_id: &str,
+    username: Option<&str>,
+    secret: &str,
+) -> Result<Credential> {
+    let before = find(db, name_or_id).await?;
+    let kind = CredentialKind::parse(&before.kind)?;
+    let secret = checked_secret(kind, secret)?;
+    let username = username.or(before.username.as_deref());
+    check_username(kind, username)?;
+    let (host, id) = (db.host(), before.id.to_string());
+    let binding = Binding { id: &id, kind: &before.kind, username, host: before.host.as_deref() };
+    let sealed = vault.seal(host, binding, &secret)?;
+    let after = Credential {
+        username: username.map(str::to_owned),
+        key_id: sealed.key_id,
+        sealed: sealed.bytes,
+        ..before.clone()
+    };
+    let mut detail = serde_json::json!({"kind": after.kind, "host": after.host});
+    if after.username != before.username {
+        detail["username"] = serde_json::json!({"from": before.username, "to": after.username});
+    }
+    let event = Event::new(actor, "credential.rotate", format!("credential:{}", after.name)).with(detail);
+    let batch = Batch::new()
+        .with(rows::is_same(&before))
+        .with(rows::reseal(after.id, username, &after.key_id, after.sealed.clone()))
+        .with(events::record(host, &event))
+        .with(changes::notify(host, TOPIC));
+    db.commit(batch).await.map_err(|error| match error {
+        error if error.is_guard("credential is the same") => Error::conflict(format!(
+            "somebody else has changed the credential `{}` just now: look at it (`larder credential list`), and try again",
+            after.name
+        )),
+        error => error.into(),
+    })?;
+    Ok(after)
+}
+
+fn check_username(kind: CredentialKind, username: Option<&str>) -> Result<()> {
+    if kind == CredentialKind::Basic && username.is_none() {
+        return Err(Error::invalid("a basic credential needs a user name: add --username NAME"));
+    }
+    if kind == CredentialKind::Header {
+        check_header(username)?;
+    }
+    if username.is_some_and(|name| name.is_empty() || name.contains([':', '\n', '\r', '\0'])) {
+        return Err(Error::invalid("a user name is neither empty nor does it hold a colon or a line break"));
+    }
+    Ok(())
 }
 
 /// Checks the name of a header that holds a secret. Those of the connection are not for that.
@@ -232,7 +284,7 @@ pub async fn remove(db: &Db, actor: &Actor, name_or_id: &str) -> Result<Credenti
         .with(events::record(db.host(), &event));
     db.commit(batch).await.map_err(|error| match error {
         error if error.is_guard("credential is not used") => Error::conflict(format!(
-            "the credential `{}` is in use: remove the sources that need it first (`larder source list`)",
+            "the credential `{}` is in use: remove the sources that need it first (`larder credential list`), or give them another one (`larder source set`)",
             credential.name
         )),
         error => error.into(),
@@ -288,7 +340,7 @@ async fn bind_to(db: &Db, vault: &Vault, actor: &Actor, credential: &Credential,
         .with(rows::unbound(credential.id))
         .with(rows::bind(credential.id, origin, &sealed.key_id, sealed.bytes))
         .with(events::record(db.host(), &event))
-        .with(changes::notify(db.host(), "credentials"));
+        .with(changes::notify(db.host(), TOPIC));
     db.commit(batch).await?;
     Ok(())
 }

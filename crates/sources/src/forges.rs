@@ -35,6 +35,7 @@ use crate::{
     Sources,
     credentials::{self, CredentialKind},
     fetch::{self, Fetch, Secret},
+    manage::KeptFiles,
     settings::GitSettings,
 };
 
@@ -233,11 +234,7 @@ impl Forges {
         let (kind, db) = (new.kind, &self.sources.db);
         let (owner, pattern) = ForgeSettings::wanted(kind, new.wanted)?;
         let api = self.api_url(kind, new.api)?;
-        if new.every < SHORTEST || new.repositories_every < Duration::from_secs(60) {
-            return Err(Error::invalid(
-                "a forge is asked for its repositories every 5 minutes at most, and each of them is looked at every minute at most",
-            ));
-        }
+        check_times(new.every, new.repositories_every)?;
         let usual = format!("{}-{}", kind.word(), owner.replace('/', "-"));
         let name = check_name(new.name.unwrap_or(&usual))
             .map_err(|error| Error::invalid(format!("{error}. Give the source a name of your own with --name")))?;
@@ -246,7 +243,7 @@ impl Forges {
             None => None,
         };
         if let Some(credential) = &credential {
-            Self::check_credential(kind, credential)?;
+            check_credential(kind, credential)?;
             credentials::bind_to_host(db, &self.sources.vault, actor, credential, &clone_origin(kind, &api)).await?;
         }
         let settings = ForgeSettings {
@@ -277,19 +274,6 @@ impl Forges {
         });
         self.sources.insert(actor, &source, detail, None).await?;
         Ok(source)
-    }
-
-    fn check_credential(kind: ForgeKind, credential: &Credential) -> Result<()> {
-        if CredentialKind::parse(&credential.kind)? == kind.credential() {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "the API of {} wants a credential of its own kind, and `{}` is of the kind {}: add one with `larder credential add NAME --kind {}`",
-            kind.title(),
-            credential.name,
-            credential.kind,
-            kind.word()
-        )))
     }
 
     /// The base of an API as a person wrote it, ending in a slash. A host alone stands for the usual place on it.
@@ -351,7 +335,13 @@ impl Forges {
 
     /// Takes a source away. Of a forge that found others, `repositories` says what becomes of these: gone with all their
     /// packages, or sources of their own from now on. Without a word nothing is done.
-    pub async fn remove(&self, actor: &Actor, name_or_id: &str, repositories: Option<Orphans>) -> Result<Source> {
+    pub async fn remove(
+        &self,
+        actor: &Actor,
+        name_or_id: &str,
+        repositories: Option<Orphans>,
+        files: KeptFiles,
+    ) -> Result<Source> {
         let source = self.sources.find(name_or_id).await?;
         let children = if ForgeKind::of(&source).is_some() { self.children(&source).await? } else { Vec::new() };
         if repositories.is_none() && !children.is_empty() {
@@ -363,14 +353,14 @@ impl Forges {
         }
         if repositories == Some(Orphans::Remove) {
             for child in &children {
-                match self.sources.remove(actor, &child.id.to_string()).await {
+                match self.sources.remove(actor, &child.id.to_string(), files).await {
                     // Somebody else was faster.
                     Err(error) if error.kind() == Kind::NotFound => {}
                     other => drop(other?),
                 }
             }
         }
-        self.sources.remove(actor, &source.id.to_string()).await
+        self.sources.remove(actor, &source.id.to_string(), files).await
     }
 }
 
@@ -383,8 +373,32 @@ pub enum Orphans {
     Keep,
 }
 
+/// Refuses a credential that the API of a forge would not know.
+pub(crate) fn check_credential(kind: ForgeKind, credential: &Credential) -> Result<()> {
+    if CredentialKind::parse(&credential.kind)? == kind.credential() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the API of {} wants a credential of its own kind, and `{}` is of the kind {}: add one with `larder credential add NAME --kind {}`",
+        kind.title(),
+        credential.name,
+        credential.kind,
+        kind.word()
+    )))
+}
+
+/// Refuses to ask a forge, or for what is in its repositories, all the time.
+pub(crate) fn check_times(every: Duration, repositories_every: Duration) -> Result<()> {
+    if every < SHORTEST || repositories_every < Duration::from_secs(60) {
+        return Err(Error::invalid(
+            "a forge is asked for its repositories every 5 minutes at most, and each of them is looked at every minute at most",
+        ));
+    }
+    Ok(())
+}
+
 /// The one host that the repositories of a forge are cloned from. What its API says of other hosts is not believed.
-fn clone_origin(kind: ForgeKind, api: &Url) -> String {
+pub(crate) fn clone_origin(kind: ForgeKind, api: &Url) -> String {
     let origin = fetch::origin(api);
     credentials::other_host(kind.credential(), &origin).unwrap_or(origin)
 }

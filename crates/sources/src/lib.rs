@@ -2,10 +2,11 @@
 //!
 //! The way of a pushed tag: [`sync`] lists the refs, fetches the changed ones over the [`git`] port, shows their
 //! manifests to every format, lets [`plan`] decide what to write, and writes it as one batch. The way of a download:
-//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`registry`] knows those that are other
+//! [`artifacts`] builds what was never built. [`manage`] adds and removes sources, [`change`] changes them, [`registry`] knows those that are other
 //! registries, [`forges`] those that list repositories, [`packages`] takes packages away, [`webhooks`] believes forges.
 
 pub mod artifacts;
+pub mod change;
 pub mod credentials;
 pub mod fetch;
 pub mod flight;
@@ -17,6 +18,7 @@ pub mod manage;
 pub mod packages;
 pub mod plan;
 pub mod policies;
+pub mod probe;
 pub mod registry;
 pub mod reservations;
 pub mod settings;

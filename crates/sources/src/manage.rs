@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use larder_core::{Error, Kind, Result, grant::check_name};
 use larder_db::{
-    Batch, Statement, changes, credentials as credential_rows, events,
+    Batch, Statement, changes, credentials as credential_rows,
+    credentials::Credential,
+    events,
     events::{Actor, Event},
     packages,
-    sources::{self as rows, Source, SourceState},
+    sources::{self as rows, Kept, Source, SourceState},
 };
 use serde_json::{Value, json};
 
@@ -18,6 +20,7 @@ use crate::{
     registry,
     settings::GitSettings,
     url::{GitUrl, Transport},
+    work::is_scheduled,
 };
 
 /// The kind of a source that is a Git repository.
@@ -41,15 +44,45 @@ pub struct NewGitSource<'a> {
     pub settings: GitSettings,
 }
 
+/// Refuses to look at a source all the time.
+pub(crate) fn check_every(every: Duration) -> Result<()> {
+    if every < SHORTEST {
+        return Err(Error::invalid("a source is looked at every minute at most: give --every 1m or longer"));
+    }
+    Ok(())
+}
+
+fn depended_on(source: &Source, kept: Kept) -> Error {
+    let Kept { packages, versions, bytes } = kept;
+    Error::conflict(format!(
+        "`{}` is not removed: files of {} of {} from it are kept here ({bytes} bytes), and lock files may depend on them. To remove it all the same, say --yes",
+        source.name,
+        counted(versions, "version"),
+        counted(packages, "package"),
+    ))
+}
+
+/// A number with its noun: `1 package`, `2 packages`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// What becomes of the files that are kept of the packages of an upstream which is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptFiles {
+    /// They go with it.
+    Drop,
+    /// It is not removed if there are any: lock files may name them.
+    Spare,
+}
+
 impl Sources {
     /// Adds a Git source; its first sync is the caller's to ask for.
     pub async fn add_git(&self, actor: &Actor, new: NewGitSource<'_>) -> Result<Source> {
         let url = GitUrl::parse(new.url)?;
         self.allow(&url)?;
         Folders::check(&new.settings.packages)?;
-        if new.every < SHORTEST {
-            return Err(Error::invalid("a source is looked at every minute at most: give --every 1m or longer"));
-        }
+        check_every(new.every)?;
         let name = check_name(new.name.unwrap_or_else(|| url.short_name()))
             .map_err(|error| Error::invalid(format!("{error}. Give the source a name of your own with --name")))?;
         let credential = match new.credential {
@@ -57,12 +90,7 @@ impl Sources {
             None => None,
         };
         if let Some(credential) = &credential {
-            if url.transport() == Transport::Http && !self.allow_local {
-                return Err(Error::invalid(format!(
-                    "`{}` would travel unencrypted to {url}: use https",
-                    credential.name
-                )));
-            }
+            self.check_encrypted(credential, &url)?;
             credentials::bind(&self.db, &self.vault, actor, credential, &url).await?;
         }
         let host = self.db.host();
@@ -114,8 +142,16 @@ impl Sources {
         Ok(())
     }
 
+    /// Refuses to send a credential where everybody can read it.
+    pub(crate) fn check_encrypted(&self, credential: &Credential, url: &GitUrl) -> Result<()> {
+        if url.transport() == Transport::Http && !self.allow_local {
+            return Err(Error::invalid(format!("`{}` would travel unencrypted to {url}: use https", credential.name)));
+        }
+        Ok(())
+    }
+
     /// Refuses transports that are only for sources on this machine.
-    fn allow(&self, url: &GitUrl) -> Result<()> {
+    pub(crate) fn allow(&self, url: &GitUrl) -> Result<()> {
         if url.transport() == Transport::File && !self.allow_local {
             return Err(Error::invalid(format!(
                 "{url} is a local source: set LARDER_ALLOW_LOCAL_SOURCES=true to permit files and private addresses"
@@ -131,16 +167,37 @@ impl Sources {
         })
     }
 
+    /// Git sources that have the same address, with or without `.git` at its end.
+    pub async fn at_the_same_address(&self, source: &Source) -> Result<Vec<Source>> {
+        let address = |source: &Source| source.url.trim_end_matches('/').trim_end_matches(".git").to_owned();
+        let (all, wanted) = (rows::list(&self.db).await?, address(source));
+        let is_other = |other: &Source| other.kind == GIT && other.id != source.id && address(other) == wanted;
+        Ok(all.into_iter().filter(is_other).collect())
+    }
+
+    /// What would be lost with a source, although nobody could be sure to get it again: the files that are kept of the packages
+    /// of an upstream. Those of a Git repository can be built again.
+    pub async fn kept(&self, source: &Source) -> Result<Kept> {
+        if is_scheduled(source) {
+            return Ok(Kept::default());
+        }
+        rows::kept(&self.db, source.id).await
+    }
+
     /// Takes a source away with all its packages. Their blobs are collected later.
-    pub async fn remove(&self, actor: &Actor, name_or_id: &str) -> Result<Source> {
+    pub async fn remove(&self, actor: &Actor, name_or_id: &str, files: KeptFiles) -> Result<Source> {
         let source = self.find(name_or_id).await?;
+        let kept = self.kept(&source).await?;
         let owned = packages::of_source(&self.db, source.id).await?;
         let host = self.db.host();
         let names: Vec<&str> = owned.iter().map(|package| package.name.as_str()).collect();
-        let event = Event::new(actor, "source.remove", format!("source:{}", source.name))
-            .with(json!({"url": source.url, "packages": names}));
-        let mut batch = Batch::new()
-            .with(rows::exists(source.id))
+        let event = Event::new(actor, "source.remove", format!("source:{}", source.name)).with(
+            json!({"url": source.url, "packages": names, "kept_versions": kept.versions, "kept_bytes": kept.bytes}),
+        );
+        let spares = files == KeptFiles::Spare && !is_scheduled(&source);
+        let mut batch = Batch::new().with(rows::exists(source.id));
+        batch.extend(spares.then(|| rows::keeps_nothing(source.id)));
+        batch = batch
             .with(packages::remove_of_source(source.id))
             .with(rows::remove(source.id))
             // A package of it may be one that another source was refused.
@@ -150,7 +207,12 @@ impl Sources {
         batch.extend(
             owned.iter().map(|package| changes::notify(host, &packages::topic(&package.format, &package.name))),
         );
-        self.db.commit(batch).await?;
+        match self.db.commit(batch).await {
+            Err(error) if error.is_guard("source keeps nothing") => {
+                return Err(depended_on(&source, self.kept(&source).await?));
+            }
+            other => drop(other?),
+        }
         if let Err(error) = self.git.forget(&source.id.to_string()).await {
             tracing::warn!(source = %source.name, error = %error.chain(), "the local copy of a removed source stays on disk");
         }

@@ -199,16 +199,28 @@ pub async fn make_stale(db: &Db, actor: &Actor, source: &Source) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to believe what is known for longer than anybody should.
+pub(crate) fn check_fresh(fresh: Duration) -> Result<()> {
+    if fresh > LONGEST_FRESH {
+        return Err(Error::invalid(
+            "what is known of an upstream is fresh for 30 days at most: give a shorter --fresh",
+        ));
+    }
+    Ok(())
+}
+
 impl Sources {
     /// Adds an upstream registry. Nothing is asked of it before a client wants something.
     pub async fn add_registry(&self, actor: &Actor, new: NewRegistry<'_>) -> Result<Source> {
         let url = self.registry_url(new.url)?;
-        let settings = self.registry_settings(&new)?;
-        if new.fresh > LONGEST_FRESH {
-            return Err(Error::invalid(
-                "what is known of an upstream is fresh for 30 days at most: give a shorter --fresh",
-            ));
-        }
+        let settings = RegistrySettings {
+            only: new.only.clone(),
+            prefix: new.prefix.map(str::to_owned),
+            dists: new.dists,
+            show_source: new.show_source,
+        };
+        self.check_registry(new.format, &settings)?;
+        check_fresh(new.fresh)?;
         let name = check_name(new.name.unwrap_or_else(|| url.host_str().unwrap_or_default()))
             .map_err(|error| Error::invalid(format!("{error}. Give the source a name of your own with --name")))?;
         let credential = match new.credential {
@@ -283,7 +295,7 @@ impl Sources {
     }
 
     /// An address as a person wrote it, ending in a slash, so that paths can be joined to it, unless it is that of a file.
-    fn registry_url(&self, text: &str) -> Result<Url> {
+    pub(crate) fn registry_url(&self, text: &str) -> Result<Url> {
         let mut url = fetch::address(text)?;
         if url.query().is_some() || url.fragment().is_some() {
             return Err(Error::invalid(
@@ -303,51 +315,44 @@ impl Sources {
         Ok(url)
     }
 
-    fn registry_settings(&self, new: &NewRegistry<'_>) -> Result<RegistrySettings> {
+    /// Whether a format can have upstreams with these settings.
+    pub(crate) fn check_registry(&self, format: &str, settings: &RegistrySettings) -> Result<()> {
         let proxied = |format: &Arc<dyn Format>| Some((format.id(), format.proxied()?));
         let known: Vec<(&str, Proxied)> = self.formats().iter().filter_map(proxied).collect();
-        let Some((_, can)) = known.iter().find(|(id, _)| *id == new.format) else {
+        let Some((_, can)) = known.iter().find(|(id, _)| *id == format) else {
             let known: Vec<&str> = known.iter().map(|(id, _)| *id).collect();
             return Err(Error::invalid(format!(
                 "upstream registries of the kind `{}` are not available in this version: it knows {}",
-                new.format,
+                format,
                 known.join(" and ")
             )));
         };
-        if new.prefix.is_some() && !can.prefix {
+        if settings.prefix.is_some() && !can.prefix {
             return Err(Error::invalid(format!(
-                "{} packages have the same name here as there: leave --prefix out, and choose with --only and the order",
-                new.format
+                "{format} packages have the same name here as there: leave --prefix out, and choose with --only and the order"
             )));
         }
-        if (new.dists != Dists::Here || new.show_source.is_some()) && !can.links {
+        if (settings.dists != Dists::Here || settings.show_source.is_some()) && !can.links {
             return Err(Error::invalid(format!(
-                "{} clients are told no other address: leave --dists, --show-source and --hide-source out",
-                new.format
+                "{format} clients are told no other address: leave --dists, --show-source and --hide-source out"
             )));
         }
-        if new.only.len() > MOST_PATTERNS {
+        if settings.only.len() > MOST_PATTERNS {
             return Err(Error::new(
                 Kind::TooLarge,
                 format!("{MOST_PATTERNS} patterns are the most that one source has"),
             ));
         }
-        if let (Some(prefix), Some(format)) = (new.prefix, self.format(new.format)) {
+        if let (Some(prefix), Some(known)) = (&settings.prefix, self.format(format)) {
             let whole = format!("{prefix}/a");
             // A prefix that is written in two ways would be two prefixes.
-            if format.package_name(&whole).ok().as_deref() != Some(&whole) {
+            if known.package_name(&whole).ok().as_deref() != Some(&whole) {
                 return Err(Error::invalid(format!(
-                    "`{prefix}` cannot stand in front of the names of {} packages: write it as a part of such a name, without a slash at its end",
-                    new.format
+                    "`{prefix}` cannot stand in front of the names of {format} packages: write it as a part of such a name, without a slash at its end"
                 )));
             }
         }
-        Ok(RegistrySettings {
-            only: new.only.clone(),
-            prefix: new.prefix.map(str::to_owned),
-            dists: new.dists,
-            show_source: new.show_source,
-        })
+        Ok(())
     }
 }
 

@@ -145,7 +145,7 @@ impl Vault {
                 Kind::Invalid,
                 format!(
                     "the credential is sealed with the secret key {}, which is not here (here: {}). Start Larder with the \
-                     secret key that it was made with, or add the credential again",
+                     secret key that it was made with, or give the credential its secret again (`larder credential rotate`)",
                     sealed.key_id,
                     self.keys.iter().map(SecretKey::id).collect::<Vec<_>>().join(", ")
                 ),
@@ -154,7 +154,7 @@ impl Vault {
         let altered = || {
             Error::new(
                 Kind::Damaged,
-                "the credential was altered in the database and is not used any more: remove it and add it again",
+                "the credential was altered in the database and is not used any more: give it its secret again (`larder credential rotate`)",
             )
         };
         let (nonce, ciphertext) = sealed.bytes.split_first_chunk::<NONCE>().ok_or_else(altered)?;

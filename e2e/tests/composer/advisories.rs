@@ -128,7 +128,10 @@ async fn a_folder_is_all_that_a_feed_has_to_say(ground: Ground) {
     std::fs::remove_file(below.join("GHSA-two.json")).expect("a file can be removed");
     write("GHSA-one", "1.0.9");
     std::fs::write(below.join("broken.json"), "{").expect("a file can be written");
-    let second = server.json(&import).await;
+    let ran = server.larder(&[&import[..], &["--json"]].concat()).await;
+    let second: Value = serde_json::from_str(&ran.stdout).expect("it says what became of the others");
+    let refused = ran.failed(1);
+    assert!(refused.contains("2026/broken.json") && refused.contains("the others were taken in"), "{refused}");
     assert_eq!(second["imported"], sums(0, 1, 0, 0), "nothing goes while a file cannot be read: {second}");
     assert_eq!(second["problems"][0]["what"], "2026/broken.json");
     std::fs::remove_file(below.join("broken.json")).expect("a file can be removed");

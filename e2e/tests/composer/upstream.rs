@@ -23,12 +23,15 @@ on_every_ground!(
     a_dist_without_a_reference_stays_what_it_was_when_a_shop_packs_it_again,
     one_larder_follows_another,
     what_a_lock_file_needs_is_fetched_before_the_upstream_goes,
+    a_source_is_changed_while_a_server_runs_and_takes_kept_files_along_only_if_somebody_says_so,
 );
 
 /// A server that takes packages from an upstream, with the name `upstream`, and a token that reads everything.
 pub async fn following(ground: Ground, upstream: &Upstream, more: &[&str]) -> (Server, String) {
     let mut server = Server::prepare(&Arc::new(ground), Options::default()).await;
     server.ok(&[&["source", "add", "composer", &upstream.url(), "--name", "upstream"], more].concat()).await;
+    // Whoever adds it asks whether it answers.
+    drop(upstream.asked());
     let token = server.token("ci", &[]).await;
     server.resume().await;
     (server, token)
@@ -38,6 +41,7 @@ pub async fn following(ground: Ground, upstream: &Upstream, more: &[&str]) -> (S
 pub async fn follow(server: &Server, name: &str, upstream: &Upstream, vendor: &str, more: &[&str]) {
     let token = server.token(&format!("probe-{name}"), &[]).await;
     server.ok(&[&["source", "add", "composer", &upstream.url(), "--name", name], more].concat()).await;
+    drop(upstream.asked());
     until("the running server has heard of the source", || async {
         server.get(&format!("/p2/{vendor}/unknown.json"), Some(&token)).await;
         (!upstream.asked().is_empty()).then_some(())
@@ -437,5 +441,38 @@ async fn what_a_lock_file_needs_is_fetched_before_the_upstream_goes(ground: Grou
         let url = package["dist"]["url"].as_str().unwrap_or_default();
         assert!(url.starts_with(&server.url()), "no dist is there any more: {package}");
     }
+    server.close().await;
+}
+
+async fn a_source_is_changed_while_a_server_runs_and_takes_kept_files_along_only_if_somebody_says_so(ground: Ground) {
+    let upstream = Upstream::start(Catalogue::chain("initech", 2), Layout::of(Protocol::Metadata)).await;
+    let (server, token) = following(ground, &upstream, &[]).await;
+    assert_eq!(server.versions(&token, "initech/part-02", false).await.len(), 3);
+    upstream.change(|catalogue| catalogue.release("initech/part-02", "v1.3.0"));
+    server.ok(&["source", "set", "upstream", "--fresh", "0s"]).await;
+    server.until_versions(&token, "initech/part-02", false, &["v1.3.0", "v1.2.0", "v1.1.0", "v1.0.0"]).await;
+    let path = dist_path(&server, &token, "initech/part-02", "v1.3.0").await;
+    let before = server.get(&path, Some(&token)).await;
+    assert_eq!(before.status, http::StatusCode::OK);
+
+    // The registry has moved: what it had is here, and what it has is asked for there.
+    let moved = Upstream::start(upstream.catalogue(), Layout::of(Protocol::Metadata)).await;
+    let to_there = ["source", "set", "upstream", "--url", &moved.url()];
+    let refused = server.larder(&to_there).await.failed(1);
+    assert!(refused.contains("1 package of `upstream`") && refused.contains("--yes"), "{refused}");
+    server.ok(&[&to_there[..], &["--yes"]].concat()).await;
+    moved.change(|catalogue| catalogue.release("initech/part-02", "v1.4.0"));
+    let all = ["v1.4.0", "v1.3.0", "v1.2.0", "v1.1.0", "v1.0.0"];
+    server.until_versions(&token, "initech/part-02", false, &all).await;
+    drop(upstream.asked());
+    assert_eq!(server.get(&path, Some(&token)).await.body, before.body);
+    assert_eq!(upstream.requests(), [""; 0]);
+
+    let refused = server.larder(&["source", "remove", "upstream"]).await.failed(1);
+    assert!(refused.contains("1 version of 1 package") && refused.contains("--yes"), "{refused}");
+    assert_eq!(server.get(&path, Some(&token)).await.body, before.body);
+    let gone = server.json(&["source", "remove", "upstream", "--yes"]).await;
+    assert_eq!((&gone["packages"], &gone["versions"]), (&json!(1), &json!(1)));
+    assert_eq!(gone["bytes"], json!(before.body.len()));
     server.close().await;
 }

@@ -50,6 +50,9 @@ const DOCUMENTS: usize = 24;
 const DISTS: usize = 16;
 const TURN: Duration = Duration::from_secs(120);
 
+/// Which line of a validator tells where its upstream was; those that were kept by older versions have none.
+const PLACE_LINE: usize = 3;
+
 /// Asks one upstream.
 pub(super) struct Asker {
     pub(super) upstream: Arc<Upstream>,
@@ -109,7 +112,7 @@ impl Asker {
         known: Option<&str>,
         also: Option<StatusCode>,
     ) -> Result<Asked, Failure> {
-        let known = known.map(Validator::read);
+        let known = known.filter(|known| self.is_from_here(known)).map(Validator::read);
         let mut request = FetchRequest::get(url.clone());
         if let Some(known) = &known {
             known.dress(&mut request.headers);
@@ -132,7 +135,18 @@ impl Asker {
         if known.is_some_and(|known| known == validator) {
             return Ok(Asked::Same);
         }
-        Ok(Asked::Document { bytes, validator: validator.written() })
+        Ok(Asked::Document { bytes, validator: format!("{}\n{}", validator.written(), self.place()) })
+    }
+
+    /// Whether a validator is of an answer from where the upstream is now: what it said where it was before is no condition
+    /// here. Whoever has not heard yet that it moved may have kept such an answer since.
+    fn is_from_here(&self, validator: &str) -> bool {
+        validator.split('\n').nth(PLACE_LINE).is_none_or(|place| place == self.place())
+    }
+
+    /// Tells the address of the upstream from others.
+    fn place(&self) -> String {
+        Digest::of(self.upstream.url.as_str().as_bytes()).hex()[..16].to_owned()
     }
 
     /// The whole body. Of one about a package that turns out to be large, as much as fits, until others are done with.

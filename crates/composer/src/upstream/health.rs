@@ -38,25 +38,31 @@ struct State {
     /// What is shown.
     problem: Option<String>,
     written_at: Option<Time>,
+    is_hushed: bool,
 }
 
 impl Health {
     pub(super) fn new(db: Db, source: &Source) -> Arc<Self> {
         let report = source.report.clone().unwrap_or_else(|| "{}".to_owned());
         let problem = source.problem.clone().filter(|_| source.state == SourceState::Failed);
-        let state = Mutex::new(State { problem, written_at: None });
+        let state = Mutex::new(State { problem, ..State::default() });
         Arc::new(Self { db, source: source.id, name: source.name.clone(), report, state, writes: Turns::new(1) })
+    }
+
+    /// Has nothing written from now on: whoever asks does that.
+    pub(super) fn hush(&self) {
+        self.state().is_hushed = true;
     }
 
     /// It is in trouble.
     pub(super) fn is_bad(self: &Arc<Self>, why: &str) {
         let now = self.db.host().now();
         let mut state = self.state();
-        if state.written_at.is_some_and(|at| now.since(at) < EVERY) {
+        if state.is_hushed || state.written_at.is_some_and(|at| now.since(at) < EVERY) {
             return;
         }
         let why = why.chars().take(MOST_TOLD).collect();
-        *state = State { problem: Some(why), written_at: Some(now) };
+        *state = State { problem: Some(why), written_at: Some(now), is_hushed: false };
         drop(state);
         self.write();
     }

@@ -4,6 +4,7 @@
 
 mod dists;
 mod house;
+mod probe;
 mod server;
 
 use std::time::Duration;

@@ -20,11 +20,12 @@ pub enum TokenCommand {
     ///
     ///   larder token create ci
     ///   larder token create agency --allow 'read:composer:acme/*' --expires 90d
+    ///   larder token create builder --allow 'read,publish:oci:acme/**'
     ///   SECRET=$(larder token create deploy)
     ///
     /// A grant is ACTIONS:FORMAT:PATTERN.
     ///   ACTIONS  read, publish, delete with commas between, or *
-    ///   FORMAT   composer, or *
+    ///   FORMAT   composer, oci, or *
     ///   PATTERN  * is every package; inside a pattern * stays within one part of a
     ///            name, and ** crosses them: acme/*, acme/**
     ///
@@ -111,7 +112,24 @@ pub enum CredentialCommand {
     },
     /// List credentials, never their secrets
     List,
+    /// Give a credential another secret, read from standard input; sources keep using it
+    ///
+    ///   larder credential rotate forge < token.txt
+    ///
+    /// The old secret is forgotten. Its kind stays, and the one host that it is sent to.
+    ///
+    /// Next: `larder credential test NAME`.
+    #[command(verbatim_doc_comment)]
+    Rotate {
+        /// Its name or its id
+        name: String,
+        /// The user name that goes with it from now on, or the name of the header [default: the one before]
+        #[arg(long, value_name = "U")]
+        username: Option<String>,
+    },
     /// Ask a forge what its credential may do and until when, and reach every source that uses it
+    ///
+    /// Ends with 1 if one of them cannot be reached with it, or does not take it.
     Test {
         /// Its name or its id
         name: String,

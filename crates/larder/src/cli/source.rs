@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use larder_core::{pattern::Pattern, time::parse_duration};
-use larder_sources::folders::FolderPattern;
+use larder_sources::{
+    folders::FolderPattern,
+    registry,
+    settings::{KeepWord, MovedTagsWord},
+};
 
 /// `larder source`.
 #[derive(Debug, Subcommand)]
@@ -29,7 +33,8 @@ pub enum SourceCommand {
     /// registry has is fetched when a client first asks for it, and kept.
     ///
     /// Next: `larder source sync NAME` for a Git repository, unless a server runs: it
-    /// begins at once; for a forge it is the same. Another registry needs no sync.
+    /// begins at once; for a forge it is the same. Another registry needs no sync; it is
+    /// asked whether it answers, and if not, you are warned.
     #[command(verbatim_doc_comment, arg_required_else_help = true)]
     Add(AddSource),
     /// List sources and how they are; other registries in the order in which they are asked
@@ -44,7 +49,9 @@ pub enum SourceCommand {
     ///   larder source sync lib
     ///   larder source sync --all
     ///
-    /// A running server does it, or else this command. Ends with 1 if it failed.
+    /// A running server does it, or else this command. Another registry is asked whether
+    /// it answers, and everything of it again when a client next wants it. Ends with 1 if
+    /// it failed.
     #[command(verbatim_doc_comment)]
     Sync {
         /// Its name or its id
@@ -77,9 +84,24 @@ pub enum SourceCommand {
     /// before stays where it came from.
     #[command(verbatim_doc_comment)]
     Move(MoveSource),
+    /// Change a source that is there, without losing what it has brought
+    ///
+    ///   larder source set lib --every 5m
+    ///   larder source set shop --credential shop-2027
+    ///   larder source set lib --url https://git.example.org/acme/library.git
+    ///
+    /// What is not named stays. A credential goes to one host: whoever changes the host
+    /// names a credential again, or --no-credential. What packages are called here
+    /// (--name, --prefix, --packages) cannot be changed: remove the source, and add it
+    /// again. A running server acts on it within a second.
+    #[command(verbatim_doc_comment)]
+    Set(SetSource),
     /// Take a source away with all its packages
     ///
     /// A forge goes with the repositories that it found, or without them, as you say.
+    /// Another registry of which files are kept goes with --yes alone, because lock
+    /// files may depend on them.
+    #[command(verbatim_doc_comment)]
     Remove {
         /// Its name or its id
         name: String,
@@ -89,6 +111,9 @@ pub enum SourceCommand {
         /// Of a forge: keep them, as sources of their own
         #[arg(long, conflicts_with = "with_repositories")]
         keep_repositories: bool,
+        /// Of another registry: the files that are kept as well
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -146,6 +171,61 @@ pub struct AddSource {
     pub dists: Option<Dists>,
 }
 
+/// `larder source set`.
+#[derive(Debug, Args)]
+#[command(override_usage = "larder source set <NAME> <OPTIONS>")]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args([
+    "url", "credential", "no_credential", "hide_source", "show_source", "every", "keep", "moved_tags", "list_every", "only",
+    "every_name", "fresh", "dists",
+])))]
+#[expect(clippy::struct_excessive_bools, reason = "each one is a flag that people know")]
+pub struct SetSource {
+    /// Its name or its id
+    pub name: String,
+    /// Where it is from now on, if it has moved
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The credential that opens it
+    #[arg(long, value_name = "C", conflicts_with = "no_credential")]
+    pub credential: Option<String>,
+    /// It opens without a credential
+    #[arg(long)]
+    pub no_credential: bool,
+    /// Do not tell clients where the sources of its packages are
+    #[arg(long, conflicts_with = "show_source")]
+    pub hide_source: bool,
+    /// Tell them
+    #[arg(long)]
+    pub show_source: bool,
+    /// How often to look for changes
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = GIT)]
+    pub every: Option<Duration>,
+    /// How much of the repository to keep
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub keep: Option<Keep>,
+    /// What to do when the tag of a stable release moves
+    #[arg(long, value_enum, help_heading = GIT)]
+    pub moved_tags: Option<MovedTags>,
+    /// How often to ask the forge for its repositories
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = FORGE)]
+    pub list_every: Option<Duration>,
+    /// Only packages whose names there match, in place of the patterns before; several times for several patterns
+    #[arg(long, value_name = "PATTERN", conflicts_with = "every_name", help_heading = REGISTRY)]
+    pub only: Vec<Pattern>,
+    /// All packages, whatever they are called
+    #[arg(long, help_heading = REGISTRY)]
+    pub every_name: bool,
+    /// How long an answer is good before it is asked for again
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = REGISTRY)]
+    pub fresh: Option<Duration>,
+    /// Where clients fetch the files of its packages
+    #[arg(long, value_enum, help_heading = REGISTRY)]
+    pub dists: Option<Dists>,
+    /// With --url: packages that came from the other address come from this one
+    #[arg(long, help_heading = REGISTRY)]
+    pub yes: bool,
+}
+
 /// `larder source move`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("place").required(true).args(["before", "first", "last"])))]
@@ -177,6 +257,16 @@ pub enum Dists {
     Upstream,
 }
 
+impl Dists {
+    /// Its word in the settings of a source.
+    pub fn word(self) -> registry::Dists {
+        match self {
+            Self::Here => registry::Dists::Here,
+            Self::Upstream => registry::Dists::Upstream,
+        }
+    }
+}
+
 /// How much of a Git repository is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Keep {
@@ -186,6 +276,16 @@ pub enum Keep {
     Full,
 }
 
+impl Keep {
+    /// Its word in the settings of a source.
+    pub fn word(self) -> KeepWord {
+        match self {
+            Self::Light => KeepWord::Light,
+            Self::Full => KeepWord::Full,
+        }
+    }
+}
+
 /// What happens when a tag of a stable release moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MovedTags {
@@ -193,4 +293,14 @@ pub enum MovedTags {
     Freeze,
     /// The release follows its tag
     Follow,
+}
+
+impl MovedTags {
+    /// Its word in the settings of a source.
+    pub fn word(self) -> MovedTagsWord {
+        match self {
+            Self::Freeze => MovedTagsWord::Freeze,
+            Self::Follow => MovedTagsWord::Follow,
+        }
+    }
 }

@@ -6,14 +6,18 @@ use larder_jobs::queue;
 use larder_sources::{
     forges::ForgeKind,
     manage::{GIT, NewGitSource},
+    probe::Probed,
     registry::{self, NewRegistry, Upstream},
-    settings::{GitSettings, KeepWord, MovedTagsWord},
+    settings::GitSettings,
     work::SYNC,
 };
 use serde_json::json;
 
-use super::{Desk, forge};
-use crate::cli::{AddSource, Dists, Keep, MovedTags, wrong_usage};
+use super::{Desk, forge, probe};
+use crate::{
+    cli::{AddSource, Dists, Keep, MovedTags, wrong_usage},
+    output::complain,
+};
 
 /// How often a Git source is looked at if nobody says otherwise.
 pub const EVERY: std::time::Duration = std::time::Duration::from_secs(4 * 3_600);
@@ -44,7 +48,7 @@ pub async fn run(desk: &Desk, new: AddSource) -> Result<()> {
             );
         }
         let source = forge::add(desk, &new, kind, &url, git_settings(&new)).await?;
-        say(desk, &source)?;
+        say(desk, &source, None)?;
         desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
         return Ok(());
     }
@@ -65,7 +69,13 @@ async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
     let git = NewGitSource { url, name, credential, every: new.every.unwrap_or(EVERY), settings: git_settings(new) };
     let source = house.sources.add_git(&desk.actor, git).await?;
     queue::enqueue(&house.db, SYNC, &source.id.to_string(), house.host.now()).await?;
-    say(desk, &source)?;
+    say(desk, &source, None)?;
+    for other in house.sources.at_the_same_address(&source).await? {
+        complain(format!(
+            "Remark: the source `{}` has the same address. Both are looked at; each package comes from the one that brought it first, and is skipped in the other.",
+            other.name
+        ));
+    }
     desk.out.hint(format!("Next: larder source sync {}   (a running server has begun already)", source.name));
     Ok(())
 }
@@ -73,14 +83,8 @@ async fn git(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
 /// What the options say of a Git repository, or of each one of a forge.
 fn git_settings(new: &AddSource) -> GitSettings {
     GitSettings {
-        keep: match new.keep.unwrap_or(Keep::Light) {
-            Keep::Light => KeepWord::Light,
-            Keep::Full => KeepWord::Full,
-        },
-        moved_tags: match new.moved_tags.unwrap_or(MovedTags::Freeze) {
-            MovedTags::Freeze => MovedTagsWord::Freeze,
-            MovedTags::Follow => MovedTagsWord::Follow,
-        },
+        keep: new.keep.unwrap_or(Keep::Light).word(),
+        moved_tags: new.moved_tags.unwrap_or(MovedTags::Freeze).word(),
         show_source: !new.hide_source,
         packages: new.packages.clone(),
     }
@@ -95,34 +99,43 @@ async fn upstream(desk: &Desk, new: &AddSource, url: &str) -> Result<()> {
         only: new.only.clone(),
         fresh: new.fresh.unwrap_or(registry::FRESH),
         prefix: new.prefix.as_deref(),
-        dists: match new.dists {
-            Some(Dists::Upstream) => registry::Dists::Upstream,
-            Some(Dists::Here) | None => registry::Dists::Here,
-        },
+        dists: new.dists.map(Dists::word).unwrap_or_default(),
         show_source: if new.show_source { Some(true) } else { new.hide_source.then_some(false) },
     };
     let source = desk.house.sources.add_registry(&desk.actor, registry).await?;
     let takes_all = Upstream::read(source.clone())?.takes_every_name();
-    say(desk, &source)?;
-    if !takes_all || desk.out.wants_json() {
-        return Ok(());
+    let probed = probe::quickly(desk, &source).await?;
+    say(desk, &source, Some(&probed))?;
+    if takes_all {
+        note_names(desk, &source)?;
     }
+    probe::warn(&source, &probed);
+    Ok(())
+}
+
+/// Says what it means that a registry is asked for every name.
+fn note_names(desk: &Desk, source: &Source) -> Result<()> {
     let can_prefix = desk.house.sources.format(&source.kind).and_then(|format| format.proxied()?.prefix.then_some(()));
     let note = if can_prefix.is_some() {
-        "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some: remove it, and add it \
-         again with --only or --prefix."
-            .to_owned()
+        format!(
+            "Every name that nobody pushed here yet is its own now, and cannot be pushed. To leave some, choose with --only or \
+             --prefix: `larder source set {} --only 'library/*'`, or remove it, and add it again with --prefix.",
+            source.name
+        )
     } else {
         format!(
             "It is asked for every name that is not here yet. Keep your own from it: `larder reserve add 'acme/*' --format {}`, or \
-             remove it, and add it again with --only.",
-            source.kind
+             choose: `larder source set {} --only 'vendor/*'`.",
+            source.kind, source.name
         )
     };
     Ok(desk.out.line(note)?)
 }
 
-fn say(desk: &Desk, source: &Source) -> Result<()> {
-    let document = json!({ "id": source.id, "name": source.name, "kind": source.kind, "url": source.url });
+fn say(desk: &Desk, source: &Source, probed: Option<&Probed>) -> Result<()> {
+    let mut document = json!({ "id": source.id, "name": source.name, "kind": source.kind, "url": source.url });
+    if let Some(probed) = probed {
+        document["probe"] = probed.document();
+    }
     Ok(desk.out.either(&document, format!("Added the source `{}`: {}", source.name, source.url))?)
 }

@@ -126,7 +126,8 @@ async fn import(desk: &Desk, path: &Path, feed: Option<String>) -> Result<()> {
     let imported = board::take_in(&desk.house.db, &telling, read).await?;
     if desk.out.wants_json() {
         let sums = json!({ "feed": feed, "imported": imported, "others": others, "problems": problems });
-        return Ok(desk.out.document(&sums)?);
+        desk.out.document(&sums)?;
+        return check_whole(&problems, &imported);
     }
     for problem in problems.iter().take(MOST_PROBLEMS) {
         desk.out.line(format!("{}: {}", problem.what, problem.why))?;
@@ -138,7 +139,19 @@ async fn import(desk: &Desk, path: &Path, feed: Option<String>) -> Result<()> {
     if unread > 0 {
         desk.out.hint(format!("Nothing was taken to be gone, because {} could not be read.", counted(unread, "file")));
     }
-    Ok(())
+    check_whole(&problems, &imported)
+}
+
+/// Fails if something was left out, however much was taken in.
+fn check_whole(problems: &[Problem], imported: &Imported) -> Result<()> {
+    let Some(Problem { what, why }) = problems.first() else { return Ok(()) };
+    let others = match problems.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more like that)"),
+    };
+    let taken = imported.added + imported.changed + imported.unchanged;
+    let rest = if taken == 0 { "nothing was taken in" } else { "the others were taken in" };
+    bail!("{what}: {why}{others}; {rest}")
 }
 
 /// What a feed is called after the file or folder that it is in.

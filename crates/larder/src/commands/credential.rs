@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::Desk;
 use crate::{
     cli::CredentialCommand,
+    formats,
     output::{Table, complain, counted, when},
 };
 
@@ -33,6 +34,18 @@ pub async fn run(desk: &Desk, command: CredentialCommand) -> Result<()> {
             let credential = credentials::add(&house.db, &house.vault, actor, new, &secret).await?;
             desk.out.either(&describe(&credential, &[]), format!("The credential `{name}` is kept, sealed."))?;
             desk.out.hint(format!("Next: larder source add git URL --credential {name}"));
+        }
+        CredentialCommand::Rotate { name, username } => {
+            let secret = read_secret()?;
+            let rotated =
+                credentials::rotate(&house.db, &house.vault, actor, &name, username.as_deref(), &secret).await?;
+            let users = users(&rotated, &sources::list(&house.db).await?);
+            let of = if users.is_empty() { String::new() } else { format!("; it opens {}", users.join(", ")) };
+            desk.out.either(
+                &describe(&rotated, &users),
+                format!("The credential `{}` has another secret, sealed{of}.", rotated.name),
+            )?;
+            desk.out.hint(format!("Next: larder credential test {}", rotated.name));
         }
         CredentialCommand::List => list(desk).await?,
         CredentialCommand::Test { name } => test(desk, &name).await?,
@@ -135,20 +148,25 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
     let sources = sources::list(&house.db).await?;
     let users: Vec<_> = sources.iter().filter(|source| source.credential_id == Some(credential.id)).collect();
     let (forge, accepted) = standing(desk, &credential).await?;
+    let registries = formats::registries(house)?;
     let mut results = Vec::new();
-    let mut failed = 0;
+    let (mut failed, mut is_reached) = (0, false);
     for source in &users {
         if ForgeKind::of(source).is_some() {
             // Asked above.
             continue;
         }
         if source.kind != GIT {
-            // It takes the protocol of its format to ask.
-            let note = "another registry, which is asked when a client next wants something";
+            let probed = registries.probe(source).await;
             if !desk.out.wants_json() {
-                desk.out.line(format!("{}: {note}", source.name))?;
+                desk.out.line(format!("{}: {}", source.name, probed.sentence()))?;
             }
-            results.push(json!({ "source": source.name, "url": source.url, "note": note }));
+            failed += u64::from(probed.problem().is_some());
+            is_reached |= probed.problem().is_none();
+            let mut document = probed.document();
+            document["source"] = source.name.as_str().into();
+            document["url"] = source.url.as_str().into();
+            results.push(document);
             continue;
         }
         let probed = house.sources.probe(source).await;
@@ -160,6 +178,7 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
             desk.out.line(line)?;
         }
         failed += u64::from(probed.is_err());
+        is_reached |= probed.is_ok();
         results.push(json!({
             "source": source.name,
             "url": source.url,
@@ -177,7 +196,6 @@ async fn test(desk: &Desk, name: &str) -> Result<()> {
         bail!("{} cannot be reached with the credential `{name}`", counted(failed, "source"));
     }
     // Whoever was reached with it has taken it.
-    let is_reached = results.iter().any(|result| result["refs"].is_number());
     match accepted {
         Some(false) => bail!("the forge does not take the credential `{name}`"),
         None if !is_reached => bail!("nobody was reached with the credential `{name}`"),

@@ -142,13 +142,14 @@ fn nothing(desk: &Desk, name: &str, reserved: bool, troubles: &[String], sight: 
         "format": ID, "name": name, "reserved": reserved, "troubles": troubles, "versions": [],
         "token": sight.map(|sight| json!({"name": sight.name.to_string(), "reads": sight.reads})),
     });
-    desk.out.either(&document, format!("There is no package {name} here: {why}."))?;
-    if !desk.out.wants_json()
-        && let Some(sight) = sight
-    {
+    desk.out.document(&document)?;
+    if reserved {
+        desk.out.line("Its name is reserved: no other registry is asked for it.")?;
+    }
+    if let Some(sight) = sight {
         desk.out.line(sight.sentence(name))?;
     }
-    Ok(())
+    bail!("there is no package {name} here: {why}")
 }
 
 fn is_called(offer: &Offer, version: &str) -> bool {

@@ -15,12 +15,16 @@ mod grant;
 mod lock;
 mod oci;
 mod package;
+mod probe;
 mod publish;
 mod reserve;
+mod set;
 mod source;
 mod sync;
 mod token;
 mod webhook;
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
 use anyhow::{Result, bail};
 use larder_audit::Actor;
@@ -34,7 +38,7 @@ use crate::{
     environment,
     house::House,
     log,
-    output::{Output, Table},
+    output::{Output, Table, complain},
     serve,
 };
 
@@ -121,6 +125,17 @@ impl Desk {
     fn public_url(&self) -> String {
         let Config { public_url, listen, .. } = &self.house.config;
         public_url.clone().unwrap_or_else(|| format!("http://{listen}"))
+    }
+
+    /// Has a person at a terminal type `yes`; nobody else does.
+    fn confirms(what: &str) -> Result<bool> {
+        if !io::stdin().is_terminal() {
+            return Ok(false);
+        }
+        complain(format!("{what} Type yes to go on:"));
+        let mut answer = String::new();
+        io::stdin().lock().take(100).read_line(&mut answer)?;
+        Ok(answer.trim().eq_ignore_ascii_case("yes"))
     }
 
     /// Refuses a format that this program does not know: whoever mistypes one would wait for packages for ever.

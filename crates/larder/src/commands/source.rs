@@ -1,4 +1,5 @@
-//! `larder source`: list, show, move, remove. Adding is in [`super::add`], bringing in what is new in [`super::sync`].
+//! `larder source`: list, show, move, remove. Adding is in [`super::add`], changing in [`super::set`], bringing in what is
+//! new in [`super::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use larder_db::{
 use larder_jobs::{Entry, State};
 use larder_sources::{
     forges::Orphans,
-    manage::GIT,
+    manage::{GIT, KeptFiles},
     registry::{self, Dists, Place, Upstream},
     reservations::Reservations,
     settings::{GitSettings, MovedTagsWord},
@@ -24,12 +25,12 @@ use super::{
     Desk, add,
     forge::{self, Forge, Origin},
     package::FETCHED,
-    sync,
+    set, sync,
     webhook::{self, Webhook},
 };
 use crate::{
     cli::{MoveSource, SourceCommand},
-    output::{Output, Table, counted, when, when_or},
+    output::{Output, Table, bytes, counted, when, when_or},
 };
 
 /// How many branches and tags are listed for people; a JSON document has all.
@@ -51,20 +52,40 @@ pub async fn run(desk: &Desk, command: SourceCommand) -> Result<()> {
             move_to(desk, &name, to).await
         }
         SourceCommand::RotateWebhook { name } => webhook::rotate(desk, &name).await,
-        SourceCommand::Remove { name, with_repositories, keep_repositories } => {
+        SourceCommand::Set(wanted) => set::run(desk, wanted).await,
+        SourceCommand::Remove { name, with_repositories, keep_repositories, yes } => {
             let repositories = match (with_repositories, keep_repositories) {
                 (true, _) => Some(Orphans::Remove),
                 (_, true) => Some(Orphans::Keep),
                 _ => None,
             };
-            let source = desk.house.forges.remove(&desk.actor, &name, repositories).await?;
-            let document = json!({ "id": source.id, "name": source.name, "removed": true });
-            desk.out.either(&document, format!("The source `{}` is gone, with all its packages.", source.name))?;
-            desk.out
-                .hint("Its bytes go with the next `larder gc`, an hour after they were last stored at the earliest.");
-            Ok(())
+            remove(desk, &name, repositories, yes).await
         }
     }
+}
+
+async fn remove(desk: &Desk, name: &str, repositories: Option<Orphans>, yes: bool) -> Result<()> {
+    let source = desk.house.sources.find(name).await?;
+    let kept = desk.house.sources.kept(&source).await?;
+    let losses = format!(
+        "{} of {} ({})",
+        counted(kept.versions, "kept version"),
+        counted(kept.packages, "package"),
+        bytes(kept.bytes)
+    );
+    let asks = !yes && kept.versions > 0;
+    let goes =
+        yes || (asks && Desk::confirms(&format!("`{name}` goes with {losses}. Lock files may depend on them."))?);
+    let files = if goes { KeptFiles::Drop } else { KeptFiles::Spare };
+    let source = desk.house.forges.remove(&desk.actor, name, repositories, files).await?;
+    let document = json!({
+        "id": source.id, "name": source.name, "removed": true,
+        "packages": kept.packages, "versions": kept.versions, "bytes": kept.bytes,
+    });
+    let with = if kept.versions > 0 { format!(": {losses}") } else { String::new() };
+    desk.out.either(&document, format!("The source `{}` is gone, with all its packages{with}.", source.name))?;
+    desk.out.hint("Its bytes go with the next `larder gc`, an hour after they were last stored at the earliest.");
+    Ok(())
 }
 
 async fn move_to(desk: &Desk, name: &str, to: Place<'_>) -> Result<()> {
@@ -358,6 +379,9 @@ impl Seen {
         let upstream = Upstream::read(self.source.clone())?;
         let only: Vec<_> = upstream.settings.only.iter().map(ToString::to_string).collect();
         out.line(format!("{}: {} ({})", self.source.name, self.source.url, self.source.kind))?;
+        if let Some(problem) = &self.source.problem {
+            out.line(format!("  problem     {problem}"))?;
+        }
         out.line(format!("  fresh       for {}", format_duration(self.source.every)))?;
         out.line(format!("  credential  {}", self.credential.as_deref().unwrap_or("none")))?;
         out.line(format!("  only        {}", if only.is_empty() { "everything".to_owned() } else { only.join(" ") }))?;

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::Desk;
-use crate::output::{Progress, counted};
+use crate::{
+    formats::{self, Registries},
+    output::{Progress, counted},
+};
 
 /// How long a server that runs here has to take the job before this command does it. It should: what it fetches then
 /// belongs to the account that it runs under.
@@ -26,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(2 * 3_600);
 /// How many sources are synced at once.
 const AT_ONCE: usize = 8;
 
-/// What a sync of another registry does.
+/// What a sync of another registry does, once that answers.
 const REFRESHED: &str = "everything is asked for again when a client next wants it";
 
 /// How a sync ended.
@@ -66,12 +69,22 @@ pub async fn one(desk: &Desk, name: &str, accept_removals: bool) -> Result<()> {
     }
 }
 
-/// Has another registry asked again for everything, when clients next want it.
+/// Has another registry asked again for everything, when clients next want it, and asks now whether it answers.
 async fn refresh(desk: &Desk, source: &Source) -> Result<()> {
     registry::make_stale(&desk.house.db, &desk.actor, source).await?;
-    let ended = Ended { name: source.name.clone(), result: Ok(REFRESHED.to_owned()) };
-    let line = format!("{}: {REFRESHED}", source.name);
-    Ok(desk.out.either(&describe(desk, &ended).await?, line)?)
+    let ended = probed(source, &formats::registries(&desk.house)?).await;
+    desk.out.document(&describe(desk, &ended).await?)?;
+    match ended.result {
+        Ok(report) => Ok(desk.out.line(format!("{}: {report}", ended.name))?),
+        Err(problem) => Err(anyhow!("{}: {problem}", ended.name)),
+    }
+}
+
+async fn probed(source: &Source, registries: &Registries) -> Ended {
+    let probed = registries.probe(source).await;
+    let sentence = probed.sentence();
+    let result = if probed.problem().is_none() { Ok(format!("{sentence}; {REFRESHED}")) } else { Err(sentence) };
+    Ended { name: source.name.clone(), result }
 }
 
 /// Syncs every source, a few at once.
@@ -79,12 +92,16 @@ pub async fn all(desk: &Desk) -> Result<()> {
     let sources = sources::list(&desk.house.db).await?;
     let total = sources.len();
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let patience = patience(desk)?;
+    let (patience, registries) = (patience(desk)?, formats::registries(&desk.house)?);
     let mut running = JoinSet::new();
     for source in sources {
         if !is_scheduled(&source) {
             registry::make_stale(&desk.house.db, &desk.actor, &source).await?;
-            running.spawn(async move { Ok(Ended { name: source.name, result: Ok(REFRESHED.to_owned()) }) });
+            let (registries, places) = (registries.clone(), Arc::clone(&places));
+            running.spawn(async move {
+                let _place = places.acquire().await;
+                Ok(probed(&source, &registries).await)
+            });
             continue;
         }
         // All are asked for at once: a server begins with them while the first are waited for.

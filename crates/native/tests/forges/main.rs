@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use larder_core::{Kind, Time};
 use larder_db::{forges::RepositoryState, sources::SourceState};
-use larder_sources::forges::{ForgeKind, Orphans};
+use larder_sources::{
+    forges::{ForgeKind, Orphans},
+    manage::KeptFiles,
+};
 
 use self::{
     api::{Repo, list},
@@ -253,24 +256,24 @@ async fn what_is_a_source_already_is_left_alone_and_what_was_removed_stays_remov
         let found = house.discover(&forge).await.unwrap();
         assert_eq!((found.taken.as_slice(), found.added.len()), (&["acme/two".to_owned()][..], 2));
         assert_eq!(house.source("mine").await.parent_id, None);
-        house.sources.remove(&house.actor, "acme-one").await.unwrap();
+        house.sources.remove(&house.actor, "acme-one", KeptFiles::Drop).await.unwrap();
         let found = house.discover(&forge).await.unwrap();
         assert_eq!((found.added.len(), found.gone.len(), house.children(&forge).await), (0, 0, 1));
         // What was in the way is not any more.
-        house.sources.remove(&house.actor, &own.name).await.unwrap();
+        house.sources.remove(&house.actor, &own.name, KeptFiles::Drop).await.unwrap();
         assert_eq!(house.discover(&forge).await.unwrap().added, ["acme-two"]);
 
-        let error = house.forges.remove(&house.actor, &forge.name, None).await.unwrap_err();
+        let error = house.forges.remove(&house.actor, &forge.name, None, KeptFiles::Spare).await.unwrap_err();
         assert!(
             error.message().contains("2 repositories") && error.message().contains("--with-repositories"),
             "{error}"
         );
-        house.forges.remove(&house.actor, &forge.name, Some(Orphans::Keep)).await.unwrap();
+        house.forges.remove(&house.actor, &forge.name, Some(Orphans::Keep), KeptFiles::Spare).await.unwrap();
         assert_eq!(house.source("acme-two").await.parent_id, None);
         let other = house.add("acme/*").await;
-        house.sources.remove(&house.actor, "acme-two").await.unwrap();
+        house.sources.remove(&house.actor, "acme-two", KeptFiles::Drop).await.unwrap();
         house.discover(&other).await.unwrap();
-        house.forges.remove(&house.actor, &other.name, Some(Orphans::Remove)).await.unwrap();
+        house.forges.remove(&house.actor, &other.name, Some(Orphans::Remove), KeptFiles::Spare).await.unwrap();
         let left = larder_db::sources::list(&house.db).await.unwrap();
         assert_eq!(left.iter().map(|source| source.name.as_str()).collect::<Vec<_>>(), ["acme-three"]);
     }

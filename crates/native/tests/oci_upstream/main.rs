@@ -6,5 +6,6 @@
 mod content;
 mod house;
 mod origin;
+mod probe;
 mod trouble;
 mod upstream;

@@ -7,6 +7,7 @@ use larder_core::{Digest, grant::Principal};
 use larder_db::{changes::Change, events::Actor};
 use larder_sources::{
     credentials::{self, NewCredential},
+    manage::KeptFiles,
     registry,
 };
 
@@ -181,7 +182,7 @@ async fn a_source_that_is_refreshed_is_asked_again_and_one_that_is_removed_takes
         house.read("/v2/a/b/manifests/1").await;
         assert_eq!(upstream.asked(), ["HEAD /v2/a/b/manifests/1"]);
 
-        house.sources.remove(&Actor::command_line(), "up").await.unwrap();
+        house.sources.remove(&Actor::command_line(), "up", KeptFiles::Drop).await.unwrap();
         house.room.on_change(&Change::Everything);
         assert_eq!(house.get("/v2/a/b/manifests/1").await.status, StatusCode::NOT_FOUND);
         assert_eq!(house.upload("a/b", b"{}").await.status, StatusCode::CREATED, "the name is free again");

@@ -22,7 +22,7 @@ use url::Url;
 
 use super::{Failure, answering, challenge, challenge::Challenge, odd};
 use crate::{
-    answer::{DOCKER_CONTENT_DIGEST, link, value},
+    answer::{API_VERSION, DOCKER_CONTENT_DIGEST, link, value},
     model,
 };
 
@@ -86,6 +86,16 @@ pub(super) struct Fetched {
     pub(super) bytes: Bytes,
     pub(super) digest: Digest,
     pub(super) content_type: Option<String>,
+}
+
+/// How an upstream meets whoever asks for nothing but itself.
+pub(super) enum Door {
+    /// It takes the credential, or needs none.
+    Open,
+    /// It wants another credential, or one for what is not public.
+    Guarded,
+    /// It lets nobody in, or not with this credential, and does not say how.
+    Closed,
 }
 
 /// One request.
@@ -195,6 +205,29 @@ impl Client {
         })
     }
 
+    /// Asks for the root of the API (the distribution specification, end-1). `Absent`: what answers is no registry.
+    pub(super) async fn knock(&self) -> Result<Door, Failure> {
+        let path = if self.base.path().ends_with("/v2/") { "" } else { "v2/" };
+        let url = self.base.join(path).map_err(|_| Failure::Absent)?;
+        let answer = self.ask_now(&Ask::document("", url)).await?;
+        let is_page =
+            answer.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/"));
+        let is_registry = answer.headers.contains_key(API_VERSION) || !is_page;
+        match answer.status {
+            StatusCode::OK if is_registry => Ok(Door::Open),
+            StatusCode::UNAUTHORIZED if Challenge::read(&answer.headers).is_some() => Ok(Door::Guarded),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Door::Closed),
+            StatusCode::TOO_MANY_REQUESTS => Err(self.busy(&answer.headers)),
+            status if status.is_server_error() => Err(odd(status, &self.host())),
+            _ => Err(Failure::Absent),
+        }
+    }
+
+    fn busy(&self, headers: &HeaderMap) -> Failure {
+        let seconds = retry_after(headers).unwrap_or(BUSY_PAUSE).clamp(1, LONGEST_PAUSE);
+        Failure::Busy(format!("{} has been asked too often", self.host()), seconds)
+    }
+
     fn address(&self, name: &str, rest: &str) -> Result<Url, Failure> {
         let base = &self.base;
         let version = if base.path().ends_with("/v2/") { "" } else { "v2/" };
@@ -260,10 +293,7 @@ impl Client {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(Failure::Refused(format!("{host} answers {} for `{}`", answer.status, ask.name)))
             }
-            StatusCode::TOO_MANY_REQUESTS => {
-                let seconds = retry_after(&answer.headers).unwrap_or(BUSY_PAUSE).clamp(1, LONGEST_PAUSE);
-                Err(Failure::Busy(format!("{host} has been asked too often"), seconds))
-            }
+            StatusCode::TOO_MANY_REQUESTS => Err(self.busy(&answer.headers)),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED if ask.method == Method::HEAD => {
                 Err(Failure::Failed(Kind::Invalid, format!("{host} does not answer HEAD")))
             }
@@ -328,7 +358,7 @@ impl Client {
         Secret { origin: self.host(), authorization: Authorization::Bearer(token) }
     }
 
-    /// Fetches a token for one repository, and how many seconds it is good for.
+    /// Fetches a token for one repository, or (without a name) for none, and how many seconds it is good for.
     async fn fetch_token(
         &self,
         name: &str,
@@ -346,7 +376,9 @@ impl Client {
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", service);
         }
-        url.query_pairs_mut().append_pair("scope", &format!("repository:{name}:pull"));
+        if !name.is_empty() {
+            url.query_pairs_mut().append_pair("scope", &format!("repository:{name}:pull"));
+        }
         let secret = match own {
             None => None,
             Some(own) => {
@@ -369,7 +401,8 @@ impl Client {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let what = if with_credential { "the credential of the source" } else { "strangers" };
-                return Err(Failure::Refused(format!("{} gives {what} no token for `{name}`", fetch::origin(realm))));
+                let whose = if name.is_empty() { String::new() } else { format!(" for `{name}`") };
+                return Err(Failure::Refused(format!("{} gives {what} no token{whose}", fetch::origin(realm))));
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let seconds = retry_after(&answer.headers).unwrap_or(BUSY_PAUSE).clamp(1, LONGEST_PAUSE);
