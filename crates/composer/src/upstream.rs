@@ -130,6 +130,8 @@ struct Known {
     /// How many there were after the last one that concerned everything.
     of_all: u64,
     clients: Option<Arc<[Client]>>,
+    /// Those of before the last change: what one brings just then is not asked for once more by another.
+    before: Option<Arc<[Client]>>,
     /// By source: what it said last of its changes.
     feeds: HashMap<Id, Feed>,
     /// By source: whose list of names was compared with our own last.
@@ -246,7 +248,10 @@ impl Proxy {
         let changes = known.changes;
         if all {
             known.of_all = changes;
-            known.clients = None;
+            if let Some(clients) = known.clients.take() {
+                clients.iter().for_each(Client::look_anew);
+                known.before = Some(clients);
+            }
             known.feeds.clear();
             known.noticed.clear();
         }
@@ -370,16 +375,20 @@ impl Proxy {
     }
 
     async fn clients(&self) -> Result<Arc<[Client]>> {
-        let before = {
+        let (before, old) = {
             let known = self.known();
             if let Some(clients) = &known.clients {
                 return Ok(Arc::clone(clients));
             }
-            known.changes
+            (known.changes, known.before.clone())
         };
         let inner = &self.inner;
         let upstreams = registry::of_format(self.db(), ID).await?;
         let client = |upstream: Upstream| {
+            let is_same = |client: &&Client| client.upstream.is_set_like(&upstream);
+            if let Some(client) = old.iter().flat_map(|clients| clients.iter()).find(is_same) {
+                return client.clone();
+            }
             let (vault, fetch) = (inner.vault.clone(), Arc::clone(&inner.fetch));
             Client::new(upstream, self.db().clone(), vault, fetch, inner.allow_local)
         };

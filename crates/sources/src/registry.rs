@@ -108,6 +108,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Whether it is the same source as another one, and nothing that a person sets is different.
+    pub fn is_set_like(&self, other: &Self) -> bool {
+        let set = |upstream: &Self| {
+            let Source { id, name, url, credential_id, every, settings, .. } = upstream.source.clone();
+            (id, name, url, credential_id, every, settings)
+        };
+        set(self) == set(other)
+    }
+
     /// Reads a row.
     pub fn read(source: Source) -> Result<Self> {
         let url = fetch::address(&source.url)?;

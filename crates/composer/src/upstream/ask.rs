@@ -252,6 +252,11 @@ impl Asker {
         format!("{place} answers with {status}: {todo}")
     }
 
+    /// Leaves no host alone any more.
+    pub(super) fn forget_pauses(&self) {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn pause(&self, origin: &str) -> Option<Failure> {
         let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         let (until, failure) = pauses.get(origin)?;

@@ -143,6 +143,18 @@ impl Client {
         Self { upstream, inner: Arc::new(Inner { asker, place, state, roots, files, absent }) }
     }
 
+    /// Believes nothing that it knows without looking at it again, and asks whom it would have left alone for a while.
+    pub(super) fn look_anew(&self) {
+        let mut state = self.inner.state();
+        state.trouble = None;
+        if let Some(known) = &mut state.known {
+            known.checked_at = Time::default();
+        }
+        drop(state);
+        self.inner.absent.clear();
+        self.inner.asker.forget_pauses();
+    }
+
     /// Its host, for people.
     pub(super) fn host(&self) -> String {
         fetch::origin(&self.upstream.url)
