@@ -217,6 +217,11 @@ impl Recorder {
         }
     }
 
+    /// How many records wait to be written, about.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Writes what was recorded until now. [`run`](Self::run) does it; so does whoever stops the program. What could
     /// not be written is kept for the next time.
     pub async fn flush(&self) -> Result<()> {

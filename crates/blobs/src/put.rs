@@ -204,12 +204,25 @@ impl Blobs {
     }
 
     /// Makes bytes that are durable at `location`, and are what `stored` says, a blob; or proves that there is one, and takes
-    /// the bytes away. When it fails they stay without a row: perhaps the row is there, and only the answer was lost. `gc`
-    /// can tell; this cannot.
+    /// the bytes away. When it fails and it is certain that there is no row, they go at once: who tries again and again must not
+    /// fill the store. Otherwise they stay: perhaps the row is there, and only the answer was lost. `gc` can tell; this cannot.
     pub(crate) async fn land(&self, stored: &StoredBlob, location: &str, landing: &Landing<'_>) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            if self.keep(stored, location, landing).await? {
-                return Ok(());
+            match self.keep(stored, location, landing).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    // An upload that can go on has its bytes for longer than this call.
+                    let is_certain = matches!(error.kind(), Kind::Full | Kind::Conflict) && landing.claim.is_none();
+                    if is_certain && let Err(error) = self.inner.store.delete(location).await {
+                        tracing::warn!(
+                            location,
+                            error = error.chain(),
+                            "bytes without a row stay until they are collected"
+                        );
+                    }
+                    return Err(error);
+                }
             }
             if self.reuse(&stored.digest, landing, Some((location, stored.size))).await? {
                 return Ok(());

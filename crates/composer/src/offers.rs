@@ -446,8 +446,9 @@ impl Repository {
         let row = key.as_ref().and_then(|key| kept.get(&(normalized.clone(), key.clone()))).cloned();
         let sha1 = row.as_ref().and_then(|(_, sha1)| sha1.clone());
         let dist = match (upstream.settings.dists, &there, &key) {
-            (Dists::Upstream, ..) => Field::Kept,
-            (Dists::Here, Some(there), Some(key)) if is_kept_here(&there.kind) => Field::Set(Dist {
+            // Elsewhere than over HTTP no client should look, and it would look for a relative address here.
+            (Dists::Upstream, Some(there), _) if policy::rules::is_web_address(&there.url) => Field::Kept,
+            (_, Some(there), Some(key)) if is_kept_here(&there.kind) => Field::Set(Dist {
                 kind: there.kind.clone(),
                 url: self.dist_url(&package.name, &normalized, key, &there.kind),
                 reference: there.reference.clone(),
@@ -491,6 +492,8 @@ impl Repository {
 struct DistThere {
     #[serde(rename = "type", default)]
     kind: String,
+    #[serde(default)]
+    url: String,
     #[serde(default)]
     reference: Option<String>,
     #[serde(default)]

@@ -295,7 +295,8 @@ impl Room for ComposerRoom {
     /// A client prints `warning` of an error if the content type is exactly `application/json`. It asks for names that are
     /// not here as a matter of course, so that a missing package is no reason to warn.
     fn face(&self, request: &Request, error: &Error) -> Response {
-        let mut body = serde_json::json!({"error": error.message()});
+        let message = larder_http::error::told(error);
+        let mut body = serde_json::json!({"error": message});
         let is_asked_for_metadata = || {
             let path = request.decoded_path();
             matches!(Endpoint::parse(&path), Some(Endpoint::Package { .. } | Endpoint::OldPackage { .. }))
@@ -306,7 +307,7 @@ impl Room for ComposerRoom {
             _ => false,
         };
         if !is_no_news {
-            body["warning"] = error.message().into();
+            body["warning"] = message.into();
         }
         let status: StatusCode = status_of(error.kind());
         larder_http::error::dressed(error, Response::json(status, &body))

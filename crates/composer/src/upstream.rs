@@ -156,6 +156,9 @@ enum Failure {
     Absent,
     /// It does not give that to us.
     Refused(String),
+    /// It leads to where nothing is asked. Where that is, and why not, may tell about the network that this server is in: it is
+    /// for whoever runs it.
+    Elsewhere(String),
     /// It has enough of us; after so many seconds it may not any more.
     Busy(String, u64),
     /// Anything else.
@@ -385,7 +388,7 @@ impl Proxy {
         let inner = &self.inner;
         let upstreams = registry::of_format(self.db(), ID).await?;
         let client = |upstream: Upstream| {
-            let is_same = |client: &&Client| client.upstream.is_set_like(&upstream);
+            let is_same = |client: &&Client| client.upstream.is_like(&upstream);
             if let Some(client) = old.iter().flat_map(|clients| clients.iter()).find(is_same) {
                 return client.clone();
             }
@@ -490,7 +493,9 @@ impl Failure {
     fn text(&self) -> &str {
         match self {
             Self::Absent => "it is not there any more",
-            Self::Refused(message) | Self::Busy(message, _) | Self::Failed(_, message) => message,
+            Self::Refused(message) | Self::Elsewhere(message) | Self::Busy(message, _) | Self::Failed(_, message) => {
+                message
+            }
         }
     }
 
@@ -502,6 +507,13 @@ impl Failure {
                 Kind::Upstream,
                 format!("{what} cannot be had: {message}; or leave such names out of the source with --only"),
             ),
+            Self::Elsewhere(message) => Error::new(
+                Kind::Upstream,
+                format!(
+                    "{what} cannot be had: the registry that it comes from is not asked from here. The log of the server says why"
+                ),
+            )
+            .caused_by(message),
             Self::Busy(message, seconds) => {
                 Error::new(Kind::Unavailable, format!("{what} cannot be had now: {message}; try again in {seconds} s"))
             }

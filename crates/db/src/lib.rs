@@ -146,6 +146,12 @@ impl Db {
         Ok(done)
     }
 
+    /// Tries whether the database can be written: whether it has room, above all.
+    pub async fn try_writing(&self) -> Result<()> {
+        let now = self.host.now();
+        Ok(self.commit_lightly(settings::put("written", &now.rfc3339(), now).into()).await.map(drop)?)
+    }
+
     /// Commits what a loss of power, and nothing less, may undo, without waiting for the disk. Notifies nobody.
     async fn commit_lightly(&self, batch: Batch) -> Result<Vec<Done>, CommitError> {
         let statements = batch.into_statements();

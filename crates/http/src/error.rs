@@ -28,9 +28,17 @@ pub fn status_of(kind: Kind) -> StatusCode {
     }
 }
 
+/// What a client is told of an error. Where it is that is full is nobody's business but the operator's.
+pub fn told(error: &Error) -> &str {
+    match error.kind() {
+        Kind::Full => "this server has no room left: ask whoever runs it to make some, then try again",
+        _ => error.message(),
+    }
+}
+
 /// `{"error": "…"}` with the status of the error's kind, and the headers that go with it.
 pub fn face(error: &Error) -> Response {
-    dressed(error, Response::json(status_of(error.kind()), &serde_json::json!({ "error": error.message() })))
+    dressed(error, Response::json(status_of(error.kind()), &serde_json::json!({ "error": told(error) })))
 }
 
 /// Adds to a room's own face of `error` the headers that go with its kind: the challenge of a 401, and when to try
@@ -40,7 +48,7 @@ pub fn dressed(error: &Error, face: Response) -> Response {
         Kind::Unauthenticated if !face.headers.contains_key(header::WWW_AUTHENTICATE) => {
             face.with(header::WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="Larder", charset="UTF-8""#))
         }
-        Kind::Unavailable => face.with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)),
+        Kind::Unavailable | Kind::Full => face.with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)),
         _ => face,
     }
 }

@@ -65,10 +65,14 @@ impl House {
     pub async fn open(config: Config) -> Result<Self> {
         make_folder(&config.data)?;
         let host = larder_native::host::system();
-        let executor = larder_native::database::connect(config.database_url.expose())
-            .await
-            .context("the database cannot be opened")?;
-        let db = Db::open(executor, host.clone()).await?;
+        let url = config.database_url.expose();
+        let opening = || match url.strip_prefix("sqlite:") {
+            Some(path) => format!("the database {path} cannot be opened"),
+            // The rest of it may hold a password.
+            None => "the database cannot be opened".to_owned(),
+        };
+        let executor = larder_native::database::connect(url).await.with_context(opening)?;
+        let db = Db::open(executor, host.clone()).await.with_context(opening)?;
         let store = larder_native::store::open_store(&config.storage_url, config.s3.clone())?;
         let blobs = Blobs::new(db.clone(), Arc::clone(&store), host.clone())
             .with_lease(config.blob_lease)

@@ -84,9 +84,13 @@ pub async fn run(config: Config) -> Result<()> {
     for task in background {
         task.abort();
     }
-    authenticator.write_uses().await.context("writing when tokens were last used")?;
-    house.recorder.flush().await.context("writing the last accesses")?;
-    Ok(())
+    let uses = authenticator.write_uses().await;
+    if let Err(error) = house.recorder.flush().await {
+        let lost = house.recorder.waiting();
+        tracing::error!(lost, error = error.chain(), "the last accesses could not be written, and are lost");
+        return Err(error).context("writing the last accesses");
+    }
+    uses.context("writing when tokens were last used")
 }
 
 /// Completes with the first SIGTERM or SIGINT.
@@ -193,7 +197,7 @@ impl Readiness for Checks {
             _ => Ok(()),
         };
         vec![
-            Part { name: "database", state: queued.map(drop) },
+            Part { name: "database", state: queued.and(self.db.try_writing().await) },
             Part { name: "store", state: self.store.check().await },
             Part { name: "queue", state: queue },
         ]

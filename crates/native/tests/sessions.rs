@@ -611,9 +611,15 @@ async fn a_lease_is_given_only_for_bytes_that_are_there() {
         // What is to become true with it, and cannot: then neither does.
         let never = larder_db::blobs::is_live(&Digest::of(b"nobody"));
         let other = bytes(21, 5000);
+        let stored = house.store.list(None, 100).await.unwrap().len();
         let mut writer = house.blobs.begin_as(Algorithm::Sha256).await.unwrap();
         writer.write(other.clone()).await.unwrap();
         assert!(writer.finish_with(None, None, |_| vec![never.clone()]).await.is_err());
+        assert_eq!(
+            house.store.list(None, 100).await.unwrap().len(),
+            stored,
+            "who tries again and again fills no store"
+        );
         assert!(house.blobs.stat(&Digest::of(&other)).await.unwrap().is_none());
         assert!(house.blobs.lease(&digest, vec![never]).await.is_err());
 

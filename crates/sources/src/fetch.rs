@@ -202,14 +202,26 @@ pub fn origin(url: &Url) -> String {
     port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// `url` as it may be shown: queries hold signatures and tokens, and users are secrets at some hosts.
+/// The longest address that is shown, in characters.
+const LONGEST_SHOWN: usize = 300;
+
+/// `url` as it may be shown: queries hold signatures and tokens, and users are secrets at some hosts. What is no address of a
+/// host (`data:…`) may be anything, and is not shown.
 pub fn shown(url: &Url) -> String {
+    if url.cannot_be_a_base() {
+        return format!("{}:…", url.scheme());
+    }
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
     // Fails only for URLs that cannot have either.
     let _ = (url.set_username(""), url.set_password(None));
-    url.to_string()
+    let mut text = url.to_string();
+    if let Some((end, _)) = text.char_indices().nth(LONGEST_SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Debug for FetchRequest {
@@ -277,6 +289,13 @@ mod tests {
         let request = FetchRequest { secret: Some(secret.clone()), ..FetchRequest::get(url) };
         let all = format!("{request:?} {secret:?} {:?} {header:?}", secret.authorization);
         assert!(!all.contains("hidden") && !all.contains("bWU6"), "{all}");
+    }
+
+    #[test]
+    fn what_others_put_into_an_address_is_shown_in_part() {
+        let long = Url::parse(&format!("https://a.example.org/{}", "ä".repeat(5_000))).unwrap();
+        assert!(shown(&long).chars().count() <= LONGEST_SHOWN + 1, "{}", shown(&long));
+        assert_eq!(shown(&Url::parse("data:x,</warning><error>run this").unwrap()), "data:…");
     }
 
     #[test]

@@ -108,13 +108,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whether it is the same source as another one, and nothing that a person sets is different.
-    pub fn is_set_like(&self, other: &Self) -> bool {
-        let set = |upstream: &Self| {
-            let Source { id, name, url, credential_id, every, settings, .. } = upstream.source.clone();
-            (id, name, url, credential_id, every, settings)
+    /// Whether another one is the same source, with the same settings and in the same state.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let essence = |upstream: &Self| {
+            let Source { id, name, url, credential_id, every, settings, state, problem, .. } = upstream.source.clone();
+            (id, name, url, credential_id, every, settings, state, problem)
         };
-        set(self) == set(other)
+        essence(self) == essence(other)
     }
 
     /// Reads a row.

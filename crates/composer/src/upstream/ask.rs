@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_core::{Digest, Kind, Time};
+use larder_core::{Digest, Error, Kind, Time};
 use larder_db::Db;
 use larder_sources::{
     fetch::{self, Fetch, FetchRequest, FetchResponse, shown},
@@ -221,7 +221,7 @@ impl Asker {
             return Err(failure);
         }
         request.secret = registry::secret(&self.db, &self.vault, &self.upstream).await?;
-        self.noted(&url, self.fetch.fetch(request).await.map_err(Failure::from))
+        self.noted(&url, self.fetch.fetch(request).await.map_err(not_asked))
     }
 
     /// Whether an answer is what was asked for.
@@ -280,6 +280,14 @@ impl Asker {
             pauses.insert(fetch::origin(url), (until, failure.clone()));
         }
         Err(self.told(failure))
+    }
+}
+
+/// An address that the port refuses is one that the upstream has led to.
+fn not_asked(error: Error) -> Failure {
+    match error.kind() {
+        Kind::Invalid => Failure::Elsewhere(error.message().to_owned()),
+        _ => error.into(),
     }
 }
 

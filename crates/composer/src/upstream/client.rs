@@ -214,14 +214,20 @@ impl Client {
 
     /// Begins the download of a dist of at most `most` bytes. `url` is one of [`Root::dist_addresses`].
     pub(super) async fn dist(&self, url: &str, most: u64) -> Result<FetchResponse, Failure> {
-        let url = self.inner.place.resolve(url)?;
-        self.inner.asker.file(&url, most).await
+        let asker = &self.inner.asker;
+        let url = self.inner.place.resolve(url).map_err(|failure| asker.told(failure))?;
+        asker.file(&url, most).await
+    }
+
+    /// An address that the root names, if it does.
+    fn named(&self, address: Option<Result<Url, Failure>>) -> Result<Url, Failure> {
+        address.ok_or(Failure::Absent)?.map_err(|failure| self.inner.asker.told(failure))
     }
 
     /// What has changed since a timestamp that it gave. Without one: the timestamp to begin with. `Absent` if it does
     /// not tell changes.
     pub(super) async fn changes(&self, since: Option<&str>) -> Result<Changes, Failure> {
-        let mut url = self.root().await?.changes.clone().ok_or(Failure::Absent)?;
+        let mut url = self.named(self.root().await?.changes.clone())?;
         // Asked without one, registries say with a 400 what to begin with.
         let also = since.is_none().then_some(StatusCode::BAD_REQUEST);
         if let Some(since) = since {
@@ -233,7 +239,7 @@ impl Client {
 
     /// All advisories that changed since then, as `{"advisories":{…}}`. No names are sent. `Absent` if it has none.
     pub(super) async fn advisories(&self, since: Time) -> Result<Bytes, Failure> {
-        let mut url = self.root().await?.advisories.clone().ok_or(Failure::Absent)?;
+        let mut url = self.named(self.root().await?.advisories.clone())?;
         url.query_pairs_mut().append_pair("updatedSince", &since.seconds().max(0).to_string());
         let bytes = self.inner.asked(&url, ROOT, None).await?;
         match serde_json::from_slice::<Advisories<'_>>(&bytes) {
@@ -383,7 +389,7 @@ impl Inner {
     /// A half of a package that has a file of its own upstream.
     async fn file(&self, template: &str, name: &str, dev: bool, known: Option<&str>) -> Result<Told, Failure> {
         let file = if dev { format!("{name}~dev") } else { name.to_owned() };
-        let url = self.place.package(template, &file, None)?;
+        let url = self.place.package(template, &file, None).map_err(|failure| self.asker.told(failure))?;
         let (bytes, validator) = match self.asker.document(&url, PACKAGE, known).await {
             Ok(Asked::Same) => return Ok(Told::Same),
             Ok(Asked::Document { bytes, validator }) => (bytes, validator),
@@ -407,7 +413,7 @@ impl Inner {
             (Some(check), None) if self.now().since(check.checked_at) < fresh => return Ok(()),
             _ => {}
         }
-        let url = self.place.package(template, name, hash.as_deref())?;
+        let url = self.place.package(template, name, hash.as_deref()).map_err(|failure| self.asker.told(failure))?;
         let is_asked = hash.is_none();
         let known = check.as_ref().filter(|_| is_asked).map(|check| check.validator.as_str());
         let now = self.now();

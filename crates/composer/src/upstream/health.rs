@@ -58,7 +58,8 @@ impl Health {
     pub(super) fn is_bad(self: &Arc<Self>, why: &str) {
         let now = self.db.host().now();
         let mut state = self.state();
-        if state.is_hushed || state.written_at.is_some_and(|at| now.since(at) < EVERY) {
+        let is_told = state.problem.is_some() && state.written_at.is_some_and(|at| now.since(at) < EVERY);
+        if state.is_hushed || is_told {
             return;
         }
         let why = why.chars().take(MOST_TOLD).collect();

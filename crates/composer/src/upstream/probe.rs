@@ -42,7 +42,7 @@ impl Proxy {
             Err(Failure::Absent) => Probed::NoRegistry(format!("{at} is not there: check the address")),
             Err(Failure::Refused(why)) => Probed::Refused(why),
             Err(Failure::Busy(why, seconds)) => Probed::Unreachable(format!("{why}; try again in {seconds} s")),
-            Err(Failure::Failed(_, why)) => Probed::Unreachable(why),
+            Err(Failure::Failed(_, why) | Failure::Elsewhere(why)) => Probed::Unreachable(why),
         };
         self.note(source, &probed).await?;
         Ok(probed)

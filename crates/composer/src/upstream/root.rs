@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::{
+    Failure,
     address::{self, Mirror, Place},
     package::{Wrong, pairs},
 };
@@ -73,9 +74,9 @@ pub(super) type Hashes = HashMap<Box<str>, [u8; 32]>;
 #[derive(Debug)]
 pub(super) struct Root {
     /// Where it tells what has changed, if it does.
-    pub(super) changes: Option<Url>,
+    pub(super) changes: Option<Result<Url, Failure>>,
     /// Where it tells advisories, if it does.
-    pub(super) advisories: Option<Url>,
+    pub(super) advisories: Option<Result<Url, Failure>>,
     pub(super) layout: Layout,
     /// The packages whose versions came with it; sorted.
     inline: Vec<Box<str>>,
@@ -89,7 +90,7 @@ impl Root {
     /// `inline` are the packages whose versions came with the facts.
     pub(super) fn new(facts: Facts, place: &Place, inline: Vec<Box<str>>, hashes: Hashes) -> Self {
         // Somebody who names a strange address here loses what it is for, and nothing else.
-        let resolved = |text: Option<String>| text.and_then(|text| place.resolve(&text).ok());
+        let resolved = |text: Option<String>| text.map(|text| place.resolve(&text));
         let names = |names: Vec<String>| sorted(names.iter().filter_map(|name| usable(name)).collect());
         Self {
             changes: resolved(facts.changes),

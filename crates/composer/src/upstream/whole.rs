@@ -196,7 +196,7 @@ impl Brought {
     ) -> Result<Vec<Bytes>, Failure> {
         let mut files = vec![root];
         while let Some(part) = waiting.pop() {
-            let url = place.resolve(&part.path)?;
+            let url = place.resolve(&part.path).map_err(|failure| asker.told(failure))?;
             if self.paths.contains(&part.path) {
                 continue;
             }
@@ -212,7 +212,7 @@ impl Brought {
         for part in parts {
             let hash = part.hash.clone().unwrap_or_default();
             let path = part.path.replace("%hash%", &hash);
-            let url = place.resolve(&path)?;
+            let url = place.resolve(&path).map_err(|failure| asker.told(failure))?;
             listings.push(self.part(asker, &url, &Part { path, ..part }, Sum::Sha256).await?);
         }
         Ok(listings)

@@ -70,7 +70,15 @@ pub async fn run(cli: Cli) -> Result<()> {
     if let Some(filter) = environment("LARDER_LOG").filter(|filter| !filter.is_empty()) {
         log::begin(&filter, config.log_format)?;
     }
+    let (data, is_new) = (config.data.clone(), !config.data.exists());
     let desk = Desk { house: House::open(config).await?, out, actor: Actor::command_line() };
+    if is_new {
+        complain(format!(
+            "There was no registry in {}: a new one was made there, and it is empty. If you mean another one, name its folder \
+             with --data or LARDER_DATA.",
+            data.display()
+        ));
+    }
     match cli.command {
         Command::Token(command) => token::run(&desk, command).await,
         Command::Grant(command) => grant::run(&desk, command).await,

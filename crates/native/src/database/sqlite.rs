@@ -42,7 +42,10 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the database, and makes the file (mode 0600) and its folder (mode 0700) when they are not there.
     pub async fn open(path: &Path) -> Result<Self, ExecutorError> {
-        make(path).map_err(|error| unusable(path, &error))?;
+        make(path).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ExecutorError::Full(at(path, &error)),
+            _ => ExecutorError::Unavailable(at(path, &error)),
+        })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(BUSY)
@@ -155,7 +158,7 @@ impl Writer {
     }
 
     async fn connect(&self) -> Result<SqliteConnection, ExecutorError> {
-        self.options.connect().await.map_err(|error| unusable(&self.path, &error))
+        self.options.connect().await.map_err(|error| unusable(&self.path, &failed(error)))
     }
 
     /// Puts a new database into WAL mode. SQLite does not wait by itself when two processes do this at once.
@@ -259,8 +262,16 @@ fn make(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
-fn unusable(path: &Path, error: &dyn std::error::Error) -> ExecutorError {
-    ExecutorError::Unavailable(format!("{}: {error}", path.display()))
+/// Why a database cannot be opened: whatever that is, it is not available.
+fn unusable(path: &Path, error: &ExecutorError) -> ExecutorError {
+    match error {
+        ExecutorError::Full(_) => ExecutorError::Full(at(path, error)),
+        _ => ExecutorError::Unavailable(at(path, error)),
+    }
+}
+
+fn at(path: &Path, error: &dyn std::error::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 /// Result codes: <https://www.sqlite.org/rescode.html>; the low byte is the primary one.

@@ -316,27 +316,30 @@ async fn finished<T>(task: JoinHandle<Result<T>>) -> Result<T> {
     task.await.unwrap_or_else(|error| Err(Error::internal("reading or writing stored bytes", error)))
 }
 
-/// Says what an operator can do about a failure.
+/// Says what an operator can do about a failure. But for a full disk, which clients are told of in other words, the place is for
+/// the log only.
+#[expect(clippy::needless_pass_by_value, reason = "map_err hands it over")]
 fn explain(path: &Path, error: io::Error) -> Error {
     use io::ErrorKind as Io;
     let place = path.display();
     let (kind, message) = match error.kind() {
-        Io::NotFound => (Kind::NotFound, format!("{place} is not there")),
+        Io::NotFound => (Kind::NotFound, "a file of the store is not there".to_owned()),
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (
             Kind::Full,
             format!("no room left for {place}: free some space on that disk (`larder gc` may help), then try again"),
         ),
         Io::PermissionDenied => (
             Kind::Unavailable,
-            format!("Larder may not write {place}: give the folder to the user that Larder runs as, with mode 0700"),
+            "Larder may not write its store: give the folder to the user that Larder runs as, with mode 0700"
+                .to_owned(),
         ),
         Io::ReadOnlyFilesystem => {
-            (Kind::Unavailable, format!("{place} is on a file system that can only be read: mount it for writing"))
+            (Kind::Unavailable, "the store is on a file system that can only be read: mount it for writing".to_owned())
         }
         Io::NotADirectory | Io::AlreadyExists => {
-            (Kind::Unavailable, format!("{place} cannot be made: a file of that name is in the way of a folder"))
+            (Kind::Unavailable, "a folder of the store cannot be made: a file of that name is in the way".to_owned())
         }
-        _ => (Kind::Unavailable, format!("the disk failed at {place}: {error}")),
+        _ => (Kind::Unavailable, "the disk of the store failed".to_owned()),
     };
-    Error::new(kind, message).caused_by(error)
+    Error::new(kind, message).caused_by(format!("{place}: {error}"))
 }
