@@ -94,10 +94,8 @@ impl Proxy {
             let answer = file(digest, size).respond(call.request, async |_| Ok(Body::Empty)).await?;
             return Ok(Cold::Answer(answer));
         }
-        let download = self.download(wanted);
         let whole = !call.request.headers.contains_key(header::RANGE);
-        // Taken before anything is waited for, so that whoever began it is among the readers.
-        let reader = if whole { download.fan.join() } else { None };
+        let (download, reader) = self.download(wanted, whole);
         let began = download.began.clone().await.map_err(failed)?;
         let Some(reader) = reader.filter(|_| began == Began::Coming) else {
             download.ended.clone().await.map_err(failed)?;
@@ -129,18 +127,22 @@ impl Proxy {
         Ok(manifest.blobs.iter().find(|needed| needed.digest == *digest).map(|needed| needed.size))
     }
 
-    /// The download of a blob, begun now unless it is under way.
-    fn download(&self, wanted: Wanted) -> Arc<Download> {
+    /// The download of a blob, begun now unless it is under way; and, for whoever `reads` all of it, what arrives, if nothing
+    /// has arrived yet.
+    fn download(&self, wanted: Wanted, reads: bool) -> (Arc<Download>, Option<Reader>) {
         let key = key(&wanted.here, &wanted.digest.to_string());
         let mut downloads = self.inner.downloads.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined = |download: &Download| if reads { download.fan.join() } else { None };
         if let Some(download) = downloads.get(&key) {
-            return Arc::clone(download);
+            return (Arc::clone(download), joined(download));
         }
         let (says_began, began) = oneshot::channel();
         let (says_ended, ended) = oneshot::channel();
         let download = Arc::new(Download { fan: Fan::open(), began: waiting(began), ended: waiting(ended) });
         downloads.insert(key.clone(), Arc::clone(&download));
         drop(downloads);
+        // Before it runs, so that whoever begins it is among its readers.
+        let reader = joined(&download);
         let landing = Landing { proxy: self.clone(), key, download: Arc::clone(&download) };
         let proxy = self.clone();
         let task = async move {
@@ -158,7 +160,7 @@ impl Proxy {
             drop(landing);
         };
         self.db().host().spawn.background(task.boxed());
-        download
+        (download, reader)
     }
 
     async fn bring(
