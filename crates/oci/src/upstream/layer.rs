@@ -148,6 +148,8 @@ impl Proxy {
         let task = async move {
             let mut says_began = Some(says_began);
             let ended = proxy.bring(&wanted, &landing.download.fan, &mut says_began).await;
+            // Before anybody hears of it: whoever tries again is not to join what has failed.
+            landing.leave();
             if let (Some(says_began), Err(failure)) = (says_began, &ended) {
                 // Whoever waits no longer need not be told.
                 drop(says_began.send(Err(failure.clone())));
@@ -255,10 +257,20 @@ struct Landing {
     download: Arc<Download>,
 }
 
+impl Landing {
+    /// Takes the download off the list, if it is not another one of the same blob by now.
+    fn leave(&self) {
+        let mut downloads = self.proxy.inner.downloads.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if downloads.get(&self.key).is_some_and(|download| Arc::ptr_eq(download, &self.download)) {
+            downloads.remove(&self.key);
+        }
+    }
+}
+
 impl Drop for Landing {
     fn drop(&mut self) {
         drop(self.download.fan.close());
-        self.proxy.inner.downloads.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.leave();
     }
 }
 
