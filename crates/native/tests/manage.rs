@@ -3,17 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    cmp::Ordering,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
 use larder_blobs::{Blobs, store::Store};
-use larder_core::{
-    Id, Kind, Result,
-    format::{Format, Proxied},
-};
+use larder_core::{Id, Kind, Result, format::Format};
 use larder_db::{
     Batch, Db,
     changes::{Change as Told, Watcher},
@@ -38,44 +34,11 @@ use larder_sources::{
     vault::{SecretKey, Vault},
     work::SYNC,
 };
-use larder_testkit::{FakeClock, Scratch};
+use larder_testkit::{FakeClock, Scratch, Things};
 use serde_json::json;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const HIDDEN: &str = "hidden-secret";
-
-/// A format with upstreams.
-struct Things;
-
-impl Format for Things {
-    fn id(&self) -> &'static str {
-        "things"
-    }
-
-    fn title(&self) -> &'static str {
-        "Things"
-    }
-
-    fn artifact(&self) -> &'static str {
-        "thing"
-    }
-
-    fn proxied(&self) -> Option<Proxied> {
-        Some(Proxied { prefix: true, links: true })
-    }
-
-    fn compare(&self, a: &str, b: &str) -> Ordering {
-        a.cmp(b)
-    }
-
-    fn package_name(&self, name: &str) -> Result<String> {
-        Ok(name.to_owned())
-    }
-
-    fn install_snippet(&self, _: &str, name: &str) -> String {
-        name.to_owned()
-    }
-}
 
 struct House {
     db: Db,
@@ -99,7 +62,7 @@ impl House {
             let blobs = Blobs::new(db.clone(), store, host.clone());
             let git = Arc::new(GitProgram::new(GitSettings::below(folder.path())));
             let vault = Vault::new(SecretKey::new([3; 32]), []);
-            let formats: [Arc<dyn Format>; 1] = [Arc::new(Things)];
+            let formats: [Arc<dyn Format>; 1] = [Arc::new(Things("things"))];
             let sources =
                 Sources::new(db.clone(), blobs.clone(), git, vault.clone(), formats.into(), Limits::default(), false);
             let new = NewRegistry {

@@ -3,14 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use larder_blobs::Blobs;
-use larder_core::{
-    Id, Kind, Result,
-    format::{Format, Proxied},
-    pattern::Pattern,
-};
+use larder_core::{Id, Kind, Result, format::Format, pattern::Pattern};
 use larder_db::{
     Batch, Db,
     changes::Watcher,
@@ -28,41 +24,8 @@ use larder_sources::{
     reservations::Reservations,
     vault::{SecretKey, Vault},
 };
-use larder_testkit::{FakeClock, Scratch};
+use larder_testkit::{FakeClock, Scratch, Things};
 use serde_json::json;
-
-/// A format with upstreams.
-struct Things(&'static str);
-
-impl Format for Things {
-    fn id(&self) -> &'static str {
-        self.0
-    }
-
-    fn title(&self) -> &'static str {
-        self.0
-    }
-
-    fn artifact(&self) -> &'static str {
-        "thing"
-    }
-
-    fn proxied(&self) -> Option<Proxied> {
-        Some(Proxied { prefix: true, links: false })
-    }
-
-    fn compare(&self, a: &str, b: &str) -> Ordering {
-        a.cmp(b)
-    }
-
-    fn package_name(&self, name: &str) -> Result<String> {
-        Ok(name.to_owned())
-    }
-
-    fn install_snippet(&self, _: &str, name: &str) -> String {
-        name.to_owned()
-    }
-}
 
 struct House {
     db: Db,
