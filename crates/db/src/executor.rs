@@ -143,8 +143,8 @@ pub trait Executor: Send + Sync {
     async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError>;
 
     /// Like [`batch`](Self::batch), for what may be undone by a loss of power, and by nothing less: together with every
-    /// other such batch after it, and with none that [`batch`](Self::batch) has run since. Does not wait for the disk
-    /// where the database knows the difference.
+    /// other such batch after it, and never once a [`batch`](Self::batch) has run since. Does not wait for the disk where the
+    /// database can promise that. PostgreSQL cannot: its own end would undo such a batch under servers that go on.
     async fn batch_lightly(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
         self.batch(statements).await
     }

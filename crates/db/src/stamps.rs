@@ -2,8 +2,8 @@
 //! may keep one cache for several tokens: so no two different documents of one path ever carry the same stamp, and
 //! the stamps of one view only grow.
 //!
-//! A stamp is not waited for until it has reached the disk. One that a loss of power takes back is not given a second time:
-//! the next one is not before the time at which the machine runs again.
+//! A stamp that is not ahead of the clock is not waited for until it has reached the disk. One that a loss of power takes
+//! back is not given a second time: the next one is not before the time at which the machine runs again.
 
 use larder_core::{Digest, Error, Kind, Result};
 
@@ -17,6 +17,7 @@ statements! {
         from stamps where path = $1
         on conflict (path, view) do update set digest = excluded.digest, at = excluded.at
         where stamps.digest <> excluded.digest";
+    SETTLE = "update stamps set at = at where path = $1 and view = $2";
 }
 
 /// How often it starts anew when another replica gives a stamp for the same path at the same moment.
@@ -38,7 +39,11 @@ pub async fn stamp(db: &Db, path: &str, view: &str, digest: Digest) -> Result<i6
                 let row = done.pop().and_then(|found| found.rows.into_iter().next());
                 let mut cells = row.ok_or_else(|| vanished(path))?.cells();
                 cells.text()?;
-                return cells.int();
+                let at = cells.int()?;
+                if at > now {
+                    db.commit(Statement::write(SETTLE, [path.into(), view.into()]).into()).await?;
+                }
+                return Ok(at);
             }
             // PostgreSQL may tell of the race as a duplicate of (path, at) rather than try again by itself.
             Err(CommitError::Other(error)) if error.kind() == Kind::Conflict => {}

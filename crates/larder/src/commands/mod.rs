@@ -24,7 +24,10 @@ mod sync;
 mod token;
 mod webhook;
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _},
+    path::Path,
+};
 
 use anyhow::{Result, bail};
 use larder_audit::Actor;
@@ -70,13 +73,13 @@ pub async fn run(cli: Cli) -> Result<()> {
     if let Some(filter) = environment("LARDER_LOG").filter(|filter| !filter.is_empty()) {
         log::begin(&filter, config.log_format)?;
     }
-    let (data, is_new) = (config.data.clone(), !config.data.exists());
+    let database = config.database_url.expose().strip_prefix("sqlite:").map(str::to_owned);
+    let new = database.filter(|path| !Path::new(path.strip_prefix("//").unwrap_or(path)).exists());
     let desk = Desk { house: House::open(config).await?, out, actor: Actor::command_line() };
-    if is_new {
+    if let Some(path) = new {
         complain(format!(
-            "There was no registry in {}: a new one was made there, and it is empty. If you mean another one, name its folder \
-             with --data or LARDER_DATA.",
-            data.display()
+            "There was no registry at {path}: a new one was made there, and it is empty. If you mean another one, name its \
+             folder with --data or LARDER_DATA."
         ));
     }
     match cli.command {

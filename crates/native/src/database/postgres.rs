@@ -21,9 +21,6 @@ const CONNECTIONS: u32 = 10;
 const TURN: Duration = Duration::from_secs(10);
 /// A connection that was idle for longer is tried before it is used: the server may have been restarted.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// How every batch begins, and how one does whose commit does not wait for the disk.
-const BEGIN: &str = "begin isolation level serializable";
-const BEGIN_LIGHTLY: &str = "begin isolation level serializable; set local synchronous_commit = off";
 /// How often a batch is tried, and the longest wait before the next try. Together about ten seconds.
 const ATTEMPTS: u32 = 100;
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
@@ -65,27 +62,10 @@ impl Postgres {
         Ok(Self { pool })
     }
 
-    async fn transaction(&self, begin: &'static str, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
-        let this = Self { pool: self.pool.clone() };
-        // A task of its own: the batch runs to its end even when nobody waits for it any more.
-        let task = tokio::spawn(async move {
-            let mut attempt = 0;
-            loop {
-                attempt += 1;
-                match this.attempt(begin, statements.clone()).await {
-                    Ok(done) => return Ok(done),
-                    Err(Failure::Race(_)) if attempt < ATTEMPTS => wait(attempt).await,
-                    Err(Failure::Untouched(_)) if attempt < RECONNECTS => wait(attempt).await,
-                    Err(Failure::Race(error) | Failure::Untouched(error) | Failure::Final(error)) => return Err(error),
-                }
-            }
-        });
-        task.await.unwrap_or_else(|error| Err(ExecutorError::Failed(format!("a batch ended early: {error}"))))
-    }
-
-    async fn attempt(&self, begin: &'static str, statements: Vec<Statement>) -> Result<Vec<Done>, Failure> {
+    async fn attempt(&self, statements: Vec<Statement>) -> Result<Vec<Done>, Failure> {
         let mut connection = self.pool.acquire().await.map_err(Failure::before)?;
-        let mut transaction = connection.begin_with(begin).await.map_err(Failure::before)?;
+        let mut transaction =
+            connection.begin_with("begin isolation level serializable").await.map_err(Failure::before)?;
         match run(&mut transaction, statements).await {
             Ok(done) => transaction.commit().await.map(|()| done).map_err(Failure::within),
             Err(error) => {
@@ -117,11 +97,21 @@ impl Executor for Postgres {
     }
 
     async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
-        self.transaction(BEGIN, statements).await
-    }
-
-    async fn batch_lightly(&self, statements: Vec<Statement>) -> Result<Vec<Done>, ExecutorError> {
-        self.transaction(BEGIN_LIGHTLY, statements).await
+        let this = Self { pool: self.pool.clone() };
+        // A task of its own: the batch runs to its end even when nobody waits for it any more.
+        let task = tokio::spawn(async move {
+            let mut attempt = 0;
+            loop {
+                attempt += 1;
+                match this.attempt(statements.clone()).await {
+                    Ok(done) => return Ok(done),
+                    Err(Failure::Race(_)) if attempt < ATTEMPTS => wait(attempt).await,
+                    Err(Failure::Untouched(_)) if attempt < RECONNECTS => wait(attempt).await,
+                    Err(Failure::Race(error) | Failure::Untouched(error) | Failure::Final(error)) => return Err(error),
+                }
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(ExecutorError::Failed(format!("a batch ended early: {error}"))))
     }
 
     async fn migrate(&self, version: i64, sql: &'static str, at: Time) -> Result<i64, ExecutorError> {
