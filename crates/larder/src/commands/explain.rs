@@ -81,7 +81,7 @@ pub async fn run(desk: &Desk, wanted: ExplainPackage) -> Result<()> {
         desk.out.line("Its name is reserved: no other registry is asked for it.")?;
     }
     for why in &troubles {
-        desk.out.line(format!("What follows may be outdated: {why}."))?;
+        desk.out.line(format!("What follows may be outdated ({why})."))?;
     }
     if let Some(sight) = &sight {
         desk.out.line(sight.sentence(&name))?;
